@@ -1,0 +1,3 @@
+//! The `keyferry` binary.
+
+fn main() {}

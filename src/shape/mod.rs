@@ -1,0 +1,1 @@
+//! Conversions of secret bytes: pure functions, bytes in, bytes out.
