@@ -1,3 +1,7 @@
 //! The `keyferry` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyferry::cli::main()
+}

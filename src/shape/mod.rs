@@ -1,1 +1,29 @@
-//! Conversions of secret bytes: pure functions, bytes in, bytes out.
+//! Conversions of secret bytes: pure functions, bytes in, bytes out (azure.md 9).
+//!
+//! Errors name positions and kinds, never a piece of the value.
+
+pub mod chain;
+pub mod decode;
+pub mod extract;
+pub mod jwk;
+pub mod pem;
+pub mod pkcs12;
+
+use std::fmt;
+
+/// Why a value is not what its entry says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error(pub String);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Makes an error of a text.
+fn error(text: impl Into<String>) -> Error {
+    Error(text.into())
+}

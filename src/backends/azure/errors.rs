@@ -1,0 +1,129 @@
+//! From what Azure answers to a problem that keeps the words operators search for (azure.md 13).
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+
+use super::ObjectKind;
+use crate::error::{Kind, Problem, Retry};
+use crate::http::{Failure, FailureKind};
+
+#[derive(Deserialize, Default)]
+struct Body {
+    #[serde(default)]
+    error: Detail,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Detail {
+    code: String,
+    message: String,
+    innererror: Inner,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Inner {
+    code: String,
+}
+
+/// Longest text of a store that is passed on.
+const MOST_MESSAGE: usize = 600;
+
+/// An answer of Key Vault that is not a success.
+pub(super) fn vault(
+    kind: ObjectKind,
+    url: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Problem {
+    let Detail { code, message, innererror } = serde_json::from_slice::<Body>(body).unwrap_or_default().error;
+    let code = if code.is_empty() { "unknown".to_owned() } else { word(&code) };
+    let inner =
+        if innererror.code.is_empty() { String::new() } else { format!(" ({})", word(&innererror.code)) };
+    let mut what = format!("GET {url}\nRESPONSE {}: {status}\nERROR CODE: {code}{inner}", status.as_u16());
+    if !message.is_empty() {
+        what.push_str(&format!("\n{}", clean(&message)));
+    }
+    let (problem, hint) = match status.as_u16() {
+        401 => (Kind::Unauthenticated, "check tenantID and that the vault belongs to that tenant".to_owned()),
+        403 => (Kind::Denied, refused(kind, &innererror.code)),
+        404 => (Kind::NotFound, "check name and version of the object, and keyvaultName".to_owned()),
+        429 => {
+            (Kind::Throttled, "too many requests reach this vault; spread them or split the vault".to_owned())
+        }
+        408 | 500..=599 => {
+            (Kind::Unavailable, "the store is in trouble; the kubelet will try again".to_owned())
+        }
+        _ => (Kind::Config, "check name and version of the object".to_owned()),
+    };
+    let retry = match problem {
+        Kind::Throttled | Kind::Unavailable => Retry::After(retry_after(headers)),
+        _ => Retry::No,
+    };
+    Problem::new(problem, what).hint(hint).retry(retry)
+}
+
+/// One line of a store's own words.
+pub(super) fn clean(text: &str) -> String {
+    let line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_MESSAGE).collect();
+    line.trim().to_owned()
+}
+
+fn word(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect()
+}
+
+/// What an administrator must grant (tracker T07).
+fn refused(kind: ObjectKind, inner: &str) -> String {
+    let (role, right) = match kind {
+        ObjectKind::Secret => ("Key Vault Secrets User", "get on secrets"),
+        ObjectKind::Key => ("Key Vault Crypto User", "get on keys"),
+        ObjectKind::Certificate => ("Key Vault Certificate User", "get on certificates"),
+    };
+    match inner {
+        "ForbiddenByFirewall" => {
+            "the network was refused, not the identity: allow this node's address or private endpoint in the vault's \
+             networking"
+                .to_owned()
+        }
+        "ForbiddenByRbac" => format!("grant the identity the role {role} on this vault"),
+        "ForbiddenByPolicy" => format!("add {right} for the identity to the vault's access policy"),
+        "SecretDisabled" => "enable this version, or name another".to_owned(),
+        _ => format!("grant {right} (role {role})"),
+    }
+}
+
+/// The wait that a store asks for, in any of its three spellings.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
+    let asked = number("retry-after-ms")
+        .or_else(|| number("x-ms-retry-after-ms"))
+        .map(Duration::from_millis)
+        .or_else(|| number("retry-after").map(Duration::from_secs));
+    // A longer wait than a mount may take is an error at once, however long it is.
+    asked.map(|wait| wait.min(Duration::from_secs(3600)))
+}
+
+/// No answer at all.
+pub(super) fn transport(what: &str, failure: &Failure) -> Problem {
+    let hint = match failure.kind {
+        FailureKind::NoSuchHost => "check keyvaultName, cloudName and the private DNS zone",
+        FailureKind::Refused | FailureKind::ConnectTimeout => "check network, firewall and private endpoint",
+        FailureKind::Silent => "the network or the store swallows requests; check both",
+        FailureKind::Tls | FailureKind::Roots => "check the CA certificates of this node (SSL_CERT_FILE)",
+        FailureKind::Proxy => "check HTTPS_PROXY and NO_PROXY",
+        FailureKind::TooLarge | FailureKind::Closed => "check what stands between this node and the store",
+    };
+    let retry = match failure.kind {
+        FailureKind::NoSuchHost => Retry::Once,
+        FailureKind::TooLarge | FailureKind::Tls | FailureKind::Roots => Retry::No,
+        _ => Retry::After(None),
+    };
+    let kind = if failure.kind == FailureKind::TooLarge { Kind::Shape } else { Kind::Unavailable };
+    Problem::new(kind, format!("{what}: {failure}")).hint(hint).retry(retry)
+}

@@ -1,0 +1,114 @@
+//! Azure Key Vault, as the vendor's provider answers (azure.md), and better where azure.md 16 says so.
+//!
+//! Credentials come from `azure_identity` over our transport; objects are read over our own client:
+//! docs/decisions/0001-key-vault-reads.md says why.
+
+pub mod cloud;
+mod errors;
+mod login;
+mod params;
+mod read;
+
+use super::{Backend, Login};
+use crate::call::Call;
+use crate::error::{Problem, Problems};
+use crate::http::Http;
+use crate::plan::{Credential, Plan, Reading};
+use crate::secret::SecretText;
+
+/// Settings of the backend.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Cloud of classes that name none.
+    pub cloud: cloud::Cloud,
+    /// Order the certificates of a PFX (azure.md 9.2).
+    pub order_chain: bool,
+    /// Certificate and key in files of their own as well (azure.md 9.3).
+    pub split: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { cloud: cloud::Cloud::public(), order_chain: true, split: false }
+    }
+}
+
+/// The backend.
+pub struct Azure {
+    http: Http,
+    settings: Settings,
+    resources: read::Resources,
+}
+
+impl Azure {
+    /// Reads over `http`.
+    pub fn new(http: Http, settings: Settings) -> Self {
+        Self { http, settings, resources: read::Resources::default() }
+    }
+}
+
+/// Vault, and the identity that reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Host of the vault.
+    vault: String,
+    /// Token resource that the cloud gives; the vault may correct it once.
+    resource: String,
+    /// Authority, such as `https://login.microsoftonline.com/`.
+    authority: String,
+    tenant: String,
+    identity: Identity,
+}
+
+/// Whom the store will see.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Identity {
+    /// The service account of the pod, as the client with this id.
+    Workload { client_id: String },
+    /// The node; with a client id, or system-assigned.
+    Machine { client_id: Option<String> },
+    /// A service principal with a client secret.
+    Principal { client_id: String },
+}
+
+/// One object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Read {
+    kind: ObjectKind,
+    name: String,
+    version: String,
+}
+
+/// Kind of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum ObjectKind {
+    Secret,
+    Key,
+    Certificate,
+}
+
+/// An access token.
+pub struct Session {
+    token: SecretText,
+}
+
+impl Backend for Azure {
+    const NAME: &'static str = "azure";
+    const ERROR_PREFIX: &'static str = "failed to mount objects, error: ";
+    type Target = Target;
+    type Read = Read;
+    type Session = Session;
+
+    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
+        params::plan(&self.settings, call)
+    }
+
+    async fn login(&self, target: &Target, credential: &Credential) -> Result<Login<Session>, Problem> {
+        let resource = self.resources.of(target);
+        login::login(&self.http, target, &resource, credential).await
+    }
+
+    async fn read(&self, target: &Target, session: &Session, read: &Read) -> Result<Reading, Problem> {
+        read::read(&self.http, &self.resources, target, session, read).await
+    }
+}

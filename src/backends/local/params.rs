@@ -1,0 +1,195 @@
+//! The native form of a class: a list of entries, checked completely before anything is read.
+
+use super::{Local, Read};
+use crate::call::Call;
+use crate::entry::{Entry, nearest};
+use crate::error::{Problem, Problems, Spot};
+use crate::path::{Mode, RelPath};
+use crate::plan::{Credential, Missing, Only, Output, Plan, Step, check_paths};
+use crate::secret::SecretBytes;
+use crate::yaml::{self, Content, Node};
+
+const FIELDS: &[&str] = &["name", "path", "version", "key", "decode", "mode", "optional", "default"];
+const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
+
+pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
+    let mut problems = Vec::new();
+    let mut plan = Plan {
+        target: (),
+        credential: Credential::Node,
+        login_at: "local".to_owned(),
+        read_at: "local".to_owned(),
+        reads: Vec::new(),
+        outputs: Vec::new(),
+        warnings: Vec::new(),
+    };
+    for key in call.parameters.keys().filter(|key| !["objects", "maxAge"].contains(key)) {
+        let near = nearest(key, &["objects", "maxAge"]);
+        plan.warnings.push(format!("parameter {key:?} is unknown and ignored{near}"));
+    }
+    for (index, node) in entries(call, &mut problems).iter().enumerate() {
+        entry(&mut plan, node, index, &mut problems);
+    }
+    problems.extend(check_paths(&plan.outputs, true, &mut plan.warnings));
+    match Problems::some(problems) {
+        Some(problems) => Err(problems),
+        None => Ok(plan),
+    }
+}
+
+const SAMPLE: &str = "write objects as a list, such as\n- name: db-password\n  path: creds/password";
+
+fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<Node> {
+    let text = call.parameters.raw("objects").unwrap_or("");
+    let list = match yaml::parse(text) {
+        Ok(Some(Node { content: Content::List(list), .. })) => list,
+        Ok(None) => Vec::new(),
+        Ok(Some(node)) if matches!(node.content, Content::Null) => Vec::new(),
+        Ok(Some(node)) => {
+            problems.push(
+                Problem::config(format!("objects is a {}, not a list", node.kind()))
+                    .at(Spot { field: "objects".into(), line: Some(node.place.line) })
+                    .hint(SAMPLE),
+            );
+            return Vec::new();
+        }
+        Err(error) => {
+            let spot = Spot { field: "objects".into(), line: error.place.map(|place| place.line) };
+            problems.push(Problem::config(format!("objects cannot be read: {error}")).at(spot).hint(SAMPLE));
+            return Vec::new();
+        }
+    };
+    if list.is_empty() {
+        problems.push(
+            Problem::config("objects is not set or lists no entry").at(Spot::field("objects")).hint(SAMPLE),
+        );
+    }
+    list
+}
+
+fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<Problem>) {
+    let entry = Entry::new(node, format!("objects[{index}]"), 0, FIELDS);
+    if !matches!(node.content, Content::Map(_)) {
+        let found = format!("entry is a {}, not a mapping", node.kind());
+        problems.push(Problem::config(found).at(entry.spot()).hint(SAMPLE));
+        return;
+    }
+    plan.warnings.extend(entry.unknown().into_iter().map(|(spot, text)| format!("{}: {text}", spot.field)));
+    let name = entry.text("name", problems);
+    if let Err(rule) = RelPath::new(&name) {
+        let what =
+            if name.is_empty() { "name is missing".to_owned() } else { format!("name {name:?}: {rule}") };
+        problems.push(
+            Problem::config(what)
+                .at(entry.spot_of("name"))
+                .hint("give the path of a file below the local root"),
+        );
+    }
+    let version = version(&entry, problems);
+    let key = entry.text("key", problems);
+    let path = path(&entry, &name, problems);
+    let mode = mode(&entry, "mode", problems);
+    let steps = steps(&entry, &key, problems);
+    let missing = missing(&entry, problems);
+    let Some(path) = path else { return };
+    let read = plan.read(Read { name: name.clone(), version });
+    let id = if key.is_empty() { format!("secret/{name}") } else { format!("secret/{name}#{key}") };
+    let label = format!("failed to read secret {name:?}: ");
+    plan.outputs.push(Output {
+        read,
+        only: Only::Always,
+        steps,
+        path,
+        mode,
+        id,
+        missing,
+        label,
+        spot: entry.spot(),
+    });
+}
+
+fn version(entry: &Entry, problems: &mut Vec<Problem>) -> Option<u64> {
+    let text = entry.text("version", problems);
+    if text.is_empty() || text == "latest" {
+        return None;
+    }
+    let number = text.parse().ok();
+    if number.is_none() {
+        problems.push(
+            Problem::config(format!("version {text:?} is not a number"))
+                .at(entry.spot_of("version"))
+                .hint("write a number, or leave it out for the newest"),
+        );
+    }
+    number
+}
+
+/// The path in the volume: the field, else `default`.
+fn path(entry: &Entry, default: &str, problems: &mut Vec<Problem>) -> Option<RelPath> {
+    let text = entry.text("path", problems);
+    let text = if text.is_empty() { default } else { &text };
+    if text.is_empty() {
+        return None;
+    }
+    RelPath::new(text)
+        .map_err(|rule| {
+            problems.push(
+                Problem::config(format!("path {text:?}: {rule}"))
+                    .at(entry.spot_of("path"))
+                    .hint("give a clean relative path"),
+            );
+        })
+        .ok()
+}
+
+/// A mode in octal, or nothing where the field is absent.
+fn mode(entry: &Entry, field: &str, problems: &mut Vec<Problem>) -> Option<Mode> {
+    let text = entry.text(field, problems);
+    if text.is_empty() {
+        return None;
+    }
+    let mode = Mode::from_octal(&text);
+    if mode.is_none() {
+        problems.push(
+            Problem::config(format!("{field} {text:?} is not an octal mode above 0"))
+                .at(entry.spot_of(field))
+                .hint("write four octal digits in quotes, such as \"0444\""),
+        );
+    }
+    mode
+}
+
+fn steps(entry: &Entry, key: &str, problems: &mut Vec<Problem>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if !key.is_empty() {
+        steps.push(Step::Field(key.to_owned()));
+    }
+    let decode = entry.text("decode", problems);
+    match decode.as_str() {
+        "" => {}
+        "base64" => steps.push(Step::Base64),
+        "base64url" => steps.push(Step::Base64Url),
+        "hex" => steps.push(Step::Hex),
+        other => problems.push(
+            Problem::config(format!("decode {other:?} is unknown{}", nearest(other, DECODINGS)))
+                .at(entry.spot_of("decode"))
+                .hint("allowed are base64, base64url and hex"),
+        ),
+    }
+    steps
+}
+
+fn missing(entry: &Entry, problems: &mut Vec<Problem>) -> Missing {
+    let optional = entry.flag("optional", problems);
+    if entry.has("default") {
+        if !optional {
+            problems.push(
+                Problem::config("default is given but the entry is not optional")
+                    .at(entry.spot_of("default"))
+                    .hint("add optional: true, or remove default"),
+            );
+        }
+        return Missing::Gives(SecretBytes::from(entry.text("default", problems)));
+    }
+    if optional { Missing::Skips } else { Missing::Fails }
+}

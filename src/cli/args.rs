@@ -1,0 +1,237 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+
+use crate::telemetry::logs::Format;
+
+/// One provider for the Secrets Store CSI driver that answers as all of the vendors'.
+#[derive(Debug, Parser)]
+#[command(name = "keyferry", version, about, after_help = EXIT_CODES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  something outside failed: a store, a server, the disk
+  2  what was typed or written is wrong";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Answer the CSI driver on the node's sockets
+    Serve(Serve),
+    /// Mount one class by hand, as the driver would
+    Mount(Mount),
+    /// Check classes with the real parser, without any request
+    Check(Check),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Settings of the stores.
+#[derive(Debug, Clone, Group)]
+pub(super) struct Stores {
+    /// Root of the local store; without it that store is off
+    #[arg(long, value_name = "DIR", env = "KEYFERRY_LOCAL_ROOT")]
+    pub(super) local_root: Option<PathBuf>,
+    /// Cloud of Azure classes that name none
+    #[arg(long, value_name = "NAME", default_value = "AzurePublicCloud")]
+    pub(super) azure_cloud_name: String,
+    /// Order the certificates of a PFX leaf first
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(super) azure_construct_pem_chain: bool,
+    /// Write certificate and key of a certificate's secret into files of their own as well
+    #[arg(long, value_name = "BOOL", default_value_t = false, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(super) azure_write_cert_and_key_in_separate_files: bool,
+    /// Connect to ADDRESS whenever HOST (or HOST:PORT) is asked; TLS still checks HOST
+    #[arg(long, value_name = "HOST=ADDRESS:PORT", value_parser = connect_to)]
+    pub(super) connect_to: Vec<(String, SocketAddr)>,
+    /// Time to establish a connection
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub(super) connect_timeout: Duration,
+    /// Time for one try of one request
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(super) try_timeout: Duration,
+    /// Greatest answer of a store, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    pub(super) max_response_bytes: usize,
+    /// HTTP/1.1 connections to one store
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(super) max_connections: usize,
+}
+
+/// Bounds of the engine.
+#[derive(Debug, Clone, Group)]
+pub(super) struct Engine {
+    /// Age a value may have in a first mount; 0 switches caching off for them
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = age)]
+    pub(super) start_max_age: Duration,
+    /// Age a value may have in a later mount of the same volume; 0 switches caching off for them
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = age)]
+    pub(super) repeat_max_age: Duration,
+    /// Age a value of a pinned version may have
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = age)]
+    pub(super) pinned_max_age: Duration,
+    /// Bytes of values kept in memory, per store kind
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
+    pub(super) cache_bytes: usize,
+    /// Sessions kept, per store kind
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub(super) max_sessions: usize,
+    /// Reads at once for one mount
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(super) reads_per_mount: usize,
+    /// Reads at once from one store
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(super) reads_per_store: usize,
+    /// Tries of one read
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10))]
+    pub(super) tries: u32,
+    /// Longest time for one mount; the kubelet gives up after 2 minutes
+    #[arg(long, value_name = "TIME", default_value = "110s", value_parser = budget)]
+    pub(super) mount_budget: Duration,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "Example:
+  keyferry serve --local-root /etc/keyferry/secrets
+  keyferry serve --socket-dir /var/run/secrets-store-csi-providers --socket-dir /etc/kubernetes/secrets-store-csi-providers
+
+Signals: SIGTERM stops; SIGHUP forgets all values and sessions, so that the next calls ask the stores.")]
+pub(super) struct Serve {
+    /// Directory for the sockets; may be given several times
+    #[arg(long, value_name = "DIR", default_value = "/var/run/secrets-store-csi-providers")]
+    pub(super) socket_dir: Vec<PathBuf>,
+    /// Listener of /healthz, /readyz and /metrics; keep it on loopback
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990")]
+    pub(super) admin_addr: SocketAddr,
+    /// Time that running mounts get at a stop
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    pub(super) grace: Duration,
+    /// Greatest answer, in bytes; the driver accepts 4 MiB by default
+    #[arg(long, value_name = "BYTES", default_value_t = 4 << 20)]
+    pub(super) max_answer_bytes: usize,
+    /// Volumes remembered, to tell a repeat from a first mount
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    pub(super) max_volumes: usize,
+    /// Form of the log
+    #[arg(long, value_name = "FORM", default_value_t = Format::Text)]
+    pub(super) log_format: Format,
+    /// Level of the log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(super) log_level: tracing_subscriber::filter::LevelFilter,
+    #[command(flatten)]
+    pub(super) stores: Stores,
+    #[command(flatten)]
+    pub(super) engine: Engine,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "Examples:
+  keyferry mount -f class.yaml --local-root ./secrets --to ./out
+  keyferry mount -f class.yaml -f pod.yaml --socket /var/run/secrets-store-csi-providers/azure.sock
+  keyferry mount -f class.yaml --pod shop/web-0 --token api://AzureADTokenExchange=token.jwt")]
+pub(super) struct Mount {
+    /// Manifests of classes and pods; - is standard input
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// The class, where the files hold several
+    #[arg(long, value_name = "NAME")]
+    pub(super) class: Option<String>,
+    /// Write the files into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) to: Option<PathBuf>,
+    /// The pod to speak for
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub(super) pod: Option<String>,
+    /// Its service account
+    #[arg(long, value_name = "NAME")]
+    pub(super) service_account: Option<String>,
+    /// A service-account token, by audience
+    #[arg(long, value_name = "AUDIENCE=FILE", value_parser = pair)]
+    pub(super) token: Vec<(String, String)>,
+    /// Data of the Secret behind nodePublishSecretRef: a JSON object of texts
+    #[arg(long, value_name = "FILE")]
+    pub(super) secrets: Option<PathBuf>,
+    /// Set a parameter of the class
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(super) set: Vec<(String, String)>,
+    /// Ask the server at this socket instead of the stores
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// Form of the report
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    pub(super) output: Output,
+    /// Print the values as well
+    #[arg(long)]
+    pub(super) show: bool,
+    #[command(flatten)]
+    pub(super) stores: Stores,
+    #[command(flatten)]
+    pub(super) engine: Engine,
+}
+
+#[derive(Debug, Group)]
+#[command(after_help = "Example:
+  keyferry check class.yaml deploy/*.yaml")]
+pub(super) struct Check {
+    /// Manifests; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// Form of the report
+    #[arg(long, value_name = "FORM", default_value = "table")]
+    pub(super) output: Output,
+    #[command(flatten)]
+    pub(super) stores: Stores,
+}
+
+/// Form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn connect_to(text: &str) -> Result<(String, SocketAddr), String> {
+    let (host, address) = pair(text)?;
+    Ok((host, address.parse().map_err(|_| format!("{address:?} is not an address with a port"))?))
+}
+
+/// A time; a bare 0 is one as well.
+fn age(text: &str) -> Result<Duration, humantime::DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+}
+
+fn budget(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time <= Duration::from_secs(110) {
+        Ok(time)
+    } else {
+        Err("at most 110s: the kubelet gives up after 2 minutes".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

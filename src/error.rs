@@ -1,0 +1,255 @@
+//! What can go wrong, said so that the reader can act on it.
+//!
+//! A [`Problem`] is one fault with its place and the next step; [`Problems`] is the non-empty list
+//! that a caller gets: all of them, in the order of the user's text. Neither ever holds a value, a
+//! token or a raw response body. The gRPC code is chosen elsewhere (`server/status.rs`).
+
+use std::fmt;
+use std::time::Duration;
+
+/// Whose move it is; the closed list behind gRPC codes, exit codes and metric labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The class or the request is not right.
+    Config,
+    /// The store does not accept who we are.
+    Unauthenticated,
+    /// The store knows the identity and refuses.
+    Denied,
+    /// No such object, version or key.
+    NotFound,
+    /// The value is not what the entry says.
+    Shape,
+    /// The store asks us to slow down.
+    Throttled,
+    /// The store cannot be reached or is in trouble.
+    Unavailable,
+    /// The time for this mount is over.
+    Deadline,
+    /// A fault of keyferry.
+    Bug,
+}
+
+impl Kind {
+    /// Every kind, for closed lists of labels.
+    pub const ALL: [Self; 9] = [
+        Self::Config,
+        Self::Unauthenticated,
+        Self::Denied,
+        Self::NotFound,
+        Self::Shape,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Deadline,
+        Self::Bug,
+    ];
+
+    /// Label in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Denied => "denied",
+            Self::NotFound => "not_found",
+            Self::Shape => "shape",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Deadline => "deadline",
+            Self::Bug => "bug",
+        }
+    }
+
+    /// Who can repair it, in words for an error text.
+    pub fn owner(self) -> &'static str {
+        match self {
+            Self::Config | Self::NotFound => "the author of the class",
+            Self::Shape => "the author of the class or the owner of the value",
+            Self::Unauthenticated | Self::Denied => "the administrator of the store",
+            Self::Throttled | Self::Unavailable | Self::Deadline => "the operator, or time",
+            Self::Bug => "the makers of keyferry",
+        }
+    }
+
+    /// Whether it passes by itself.
+    pub fn passing(self) -> bool {
+        matches!(self, Self::Throttled | Self::Unavailable | Self::Deadline)
+    }
+}
+
+/// Whether the engine may try the same read again inside the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Retry {
+    /// It would fail the same way.
+    #[default]
+    No,
+    /// One more try (a name that does not resolve).
+    Once,
+    /// Within the limit of tries, after the store's own delay if it gave one.
+    After(Option<Duration>),
+}
+
+/// Where in the user's text a problem is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Spot {
+    /// Path of the field, such as `objects[2].objectType`; entries count from 0.
+    pub field: String,
+    /// Line in the text of the parameter, from 1.
+    pub line: Option<usize>,
+}
+
+impl Spot {
+    /// Place known by its field alone.
+    pub fn field(field: impl Into<String>) -> Self {
+        Self { field: field.into(), line: None }
+    }
+}
+
+/// One fault: what happened, where, and what to do next.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// Whose move it is.
+    pub kind: Kind,
+    /// What was being done and what was found, without a closing full stop.
+    pub what: String,
+    /// Where in the class.
+    pub spot: Option<Spot>,
+    /// The next step, as an order to the reader.
+    pub hint: Option<String>,
+    /// Whether the engine may try again.
+    pub retry: Retry,
+}
+
+impl Problem {
+    /// Makes a problem that is not tried again.
+    pub fn new(kind: Kind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into(), spot: None, hint: None, retry: Retry::No }
+    }
+
+    /// A fault of the class.
+    pub fn config(what: impl Into<String>) -> Self {
+        Self::new(Kind::Config, what)
+    }
+
+    /// Adds the place.
+    pub fn at(mut self, spot: Spot) -> Self {
+        self.spot = Some(spot);
+        self
+    }
+
+    /// Adds the next step.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Allows further tries.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(spot) = &self.spot {
+            write!(f, " [{}", spot.field)?;
+            if let Some(line) = spot.line {
+                write!(f, ", line {line}")?;
+            }
+            f.write_str("]")?;
+        }
+        write!(f, "; for {}", self.kind.owner())?;
+        match &self.hint {
+            Some(hint) => write!(f, ": {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All problems of one call: at least one, in the order of the user's text.
+#[derive(Debug, Clone)]
+pub struct Problems {
+    list: Vec<Problem>,
+    prefix: &'static str,
+    context: String,
+}
+
+impl Problems {
+    /// Makes the list, or nothing where there is no problem.
+    pub fn some(list: Vec<Problem>) -> Option<Self> {
+        if list.is_empty() { None } else { Some(Self { list, prefix: "", context: String::new() }) }
+    }
+
+    /// The problems, one or more.
+    pub fn list(&self) -> &[Problem] {
+        &self.list
+    }
+
+    /// Gives the list away, to join it with another.
+    pub fn into_list(self) -> Vec<Problem> {
+        self.list
+    }
+
+    /// The kind of the whole: the first lasting one, else the first.
+    pub fn kind(&self) -> Kind {
+        self.list.iter().map(|p| p.kind).find(|k| !k.passing()).unwrap_or(self.list[0].kind)
+    }
+
+    /// Says for whom and in which class; `prefix` is a peer's literal that people search for.
+    pub fn of(mut self, prefix: &'static str, backend: &str, class: Option<&str>) -> Self {
+        self.prefix = prefix;
+        self.context = match class {
+            Some(class) => format!("{backend}, SecretProviderClass {class}"),
+            None => backend.to_owned(),
+        };
+        self
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self { list: vec![problem], prefix: "", context: String::new() }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.prefix)?;
+        if let [only] = self.list.as_slice() {
+            write!(f, "{only}")?;
+        } else {
+            write!(f, "{} problems:", self.list.len())?;
+            for (number, problem) in self.list.iter().enumerate() {
+                write!(f, "\n{}. {problem}", number + 1)?;
+            }
+        }
+        if self.context.is_empty() { Ok(()) } else { write!(f, "\n({})", self.context) }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_problem_reads_as_one_sentence() {
+        let problem = Problem::config("objectType \"Secret\" is unknown")
+            .at(Spot { field: "objects[0].objectType".into(), line: Some(3) })
+            .hint("write secret");
+        let text = Problems::from(problem).of("failed: ", "azure", Some("shop/app")).to_string();
+        assert_eq!(
+            text,
+            "failed: objectType \"Secret\" is unknown [objects[0].objectType, line 3]; for the author of the \
+             class: write secret\n(azure, SecretProviderClass shop/app)"
+        );
+    }
+
+    #[test]
+    fn a_lasting_kind_wins_over_a_passing_one() {
+        let list = vec![Problem::new(Kind::Throttled, "a"), Problem::new(Kind::Denied, "b")];
+        assert_eq!(Problems::some(list).unwrap().kind(), Kind::Denied);
+    }
+}

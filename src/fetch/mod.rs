@@ -1,0 +1,298 @@
+//! Reads, made as rarely and as parallel as the rules allow.
+//!
+//! One read for many waiters ([`cache`]), bounded and paced per store ([`limit`]), within one
+//! deadline. Every key holds the proven principal and is compared in full: a value is served only to
+//! a caller who has proven the same principal to the store.
+
+pub mod cache;
+pub mod limit;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use ring::hmac;
+use tokio::time::{Instant, sleep};
+
+use crate::backends::{Backend, Login};
+use crate::call::Occasion;
+use crate::error::{Kind, Problem, Retry};
+use crate::plan::{Credential, Plan, Reading};
+use cache::{Cache, Fresh, Served, Started};
+use limit::Limits;
+
+/// Bounds and ages; every one is a flag of `serve`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Age a value may have in a first mount.
+    pub start_max_age: Duration,
+    /// Age a value may have in a repeat.
+    pub repeat_max_age: Duration,
+    /// Age a value of a pinned version may have.
+    pub pinned_max_age: Duration,
+    /// Bytes of values kept per backend.
+    pub cache_bytes: usize,
+    /// Sessions kept per backend.
+    pub sessions: usize,
+    /// Reads under way per mount.
+    pub reads_per_mount: usize,
+    /// Reads under way per store.
+    pub reads_per_store: usize,
+    /// Tries of one read.
+    pub tries: u32,
+    /// Longest time for one mount.
+    pub budget: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            start_max_age: Duration::from_secs(2),
+            repeat_max_age: Duration::from_secs(60),
+            pinned_max_age: Duration::from_secs(600),
+            cache_bytes: 16 << 20,
+            sessions: 4096,
+            reads_per_mount: 128,
+            reads_per_store: 256,
+            tries: 4,
+            budget: Duration::from_secs(110),
+        }
+    }
+}
+
+/// How the reads of one mount were answered.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Upstream reads made for this mount.
+    pub requests: AtomicU64,
+    /// Answers from memory.
+    pub hits: AtomicU64,
+    /// Answers of a read that another mount had under way.
+    pub joined: AtomicU64,
+    /// Logins made for this mount.
+    pub logins: AtomicU64,
+}
+
+impl Tally {
+    fn count(&self, served: Served) {
+        match served {
+            Served::Hit => &self.hits,
+            Served::Joined => &self.joined,
+            Served::Fetched => &self.requests,
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Keyed hash of what a caller presented. The key is random and lives as long as the process.
+type Fingerprint = [u8; 32];
+
+/// Who is logged in where.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SessionKey<T> {
+    target: T,
+    fingerprint: Option<Fingerprint>,
+}
+
+/// Which value, for whom.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ValueKey<T, R> {
+    target: T,
+    principal: Arc<str>,
+    read: R,
+}
+
+/// A session in the cache.
+pub struct Session<S> {
+    session: S,
+    principal: Arc<str>,
+}
+
+/// The reads of one backend.
+pub struct Fetch<B: Backend> {
+    backend: Arc<B>,
+    settings: Settings,
+    sessions: Arc<Cache<SessionKey<B::Target>, Session<B::Session>>>,
+    values: Arc<Cache<ValueKey<B::Target, B::Read>, Reading>>,
+    limits: Arc<Limits>,
+    key: hmac::Key,
+}
+
+impl<B: Backend> Fetch<B> {
+    /// Makes empty caches for `backend`.
+    pub fn new(backend: Arc<B>, settings: &Settings) -> Self {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &ring::rand::SystemRandom::new())
+            .expect("the operating system gives random bytes");
+        Self {
+            backend,
+            sessions: Arc::new(Cache::new(settings.sessions)),
+            values: Arc::new(Cache::new(settings.cache_bytes)),
+            limits: Arc::new(Limits::new(settings.reads_per_store)),
+            settings: settings.clone(),
+            key,
+        }
+    }
+
+    /// Forgets every value and session, so that the next calls ask the store.
+    pub fn forget(&self) {
+        self.sessions.clear();
+        self.values.clear();
+    }
+
+    /// Drops what has become too old to serve.
+    pub fn sweep(&self) {
+        self.sessions.sweep(Duration::MAX);
+        self.values.sweep(self.settings.repeat_max_age.max(self.settings.pinned_max_age));
+    }
+
+    /// Values now in memory: entries and bytes.
+    pub fn kept(&self) -> (usize, usize) {
+        self.values.size()
+    }
+
+    fn fingerprint(&self, credential: &Credential) -> Option<Fingerprint> {
+        let secret = match credential {
+            Credential::Node => return None,
+            Credential::Token(secret) | Credential::Password(secret) => secret,
+        };
+        let tag = hmac::sign(&self.key, secret.expose().as_bytes());
+        tag.as_ref().try_into().ok()
+    }
+
+    /// Proves the caller's identity, or finds that this very credential was proven before.
+    pub async fn session(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problem> {
+        let key = SessionKey { target: plan.target.clone(), fingerprint: self.fingerprint(&plan.credential) };
+        let (backend, limits) = (self.backend.clone(), self.limits.clone());
+        let (target, credential, at) = (plan.target.clone(), plan.credential.clone(), plan.login_at.clone());
+        let (tries, until) = (self.settings.tries, Instant::now() + self.settings.budget);
+        let fresh = Fresh { max_age: Duration::MAX };
+        let (session, served) = self
+            .sessions
+            .get(key, fresh, |sent| async move {
+                let login =
+                    retrying(&limits, &at, tries, until, &sent, || backend.login(&target, &credential))
+                        .await?;
+                let Login { session, principal, lasts } = login;
+                Ok(Started { value: Session { session, principal: principal.into() }, weight: 1, lasts })
+            })
+            .await?;
+        if served == Served::Fetched {
+            tally.logins.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(session)
+    }
+
+    /// Forgets the session of this plan: the store no longer accepts it.
+    pub fn drop_session(&self, plan: &Plan<B>) {
+        self.sessions.remove(&SessionKey {
+            target: plan.target.clone(),
+            fingerprint: self.fingerprint(&plan.credential),
+        });
+    }
+
+    /// All reads of a plan, in its order; each has its own outcome.
+    pub async fn all(
+        &self,
+        plan: &Plan<B>,
+        session: &Arc<Session<B::Session>>,
+        age: Duration,
+        tally: &Tally,
+    ) -> Vec<Result<Arc<Reading>, Problem>> {
+        let reads: Vec<_> = plan.reads.iter().map(|read| self.one(plan, session, read, age, tally)).collect();
+        stream::iter(reads).buffered(self.settings.reads_per_mount.max(1)).collect().await
+    }
+
+    async fn one(
+        &self,
+        plan: &Plan<B>,
+        session: &Arc<Session<B::Session>>,
+        read: &B::Read,
+        age: Duration,
+        tally: &Tally,
+    ) -> Result<Arc<Reading>, Problem> {
+        let key = ValueKey {
+            target: plan.target.clone(),
+            principal: session.principal.clone(),
+            read: read.clone(),
+        };
+        let (backend, limits, session) = (self.backend.clone(), self.limits.clone(), session.clone());
+        let (target, read, at) = (plan.target.clone(), read.clone(), plan.read_at.clone());
+        let (tries, until) = (self.settings.tries, Instant::now() + self.settings.budget);
+        let pinned_age = self.settings.pinned_max_age;
+        // A pinned value never changes, so it is as fresh as its last confirmation allows.
+        let fresh = Fresh { max_age: age };
+        let accept =
+            |reading: &Reading| if reading.pinned && !age.is_zero() { pinned_age.max(age) } else { age };
+        let (reading, served) = self
+            .values
+            .get_by(key, fresh, accept, |sent| async move {
+                let reading = retrying(&limits, &at, tries, until, &sent, || {
+                    backend.read(&target, &session.session, &read)
+                })
+                .await?;
+                let weight = reading.value.len() + reading.version.len() + ENTRY_OVERHEAD;
+                Ok(Started { value: reading, weight, lasts: Duration::MAX })
+            })
+            .await?;
+        tally.count(served);
+        Ok(reading)
+    }
+
+    /// The age that a value may have.
+    pub fn max_age(&self, occasion: Occasion, class: Option<Duration>) -> Duration {
+        match occasion {
+            Occasion::First => self.settings.start_max_age,
+            Occasion::Repeat => class.unwrap_or(self.settings.repeat_max_age),
+        }
+    }
+}
+
+/// What an entry costs besides its value, about.
+const ENTRY_OVERHEAD: usize = 512;
+
+/// Tries until it works, the problem is lasting, the tries are used up or `until` has come.
+async fn retrying<T, F>(
+    limits: &Limits,
+    at: &str,
+    tries: u32,
+    until: Instant,
+    sent: &cache::Sent,
+    attempt: impl Fn() -> F,
+) -> Result<T, Problem>
+where
+    F: Future<Output = Result<T, Problem>>,
+{
+    let mut made = 0;
+    loop {
+        let place = limits.enter(at, until).await?;
+        sent.now();
+        made += 1;
+        let problem = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(problem) => problem,
+        };
+        drop(place);
+        let (most, asked) = match problem.retry {
+            Retry::No => return Err(problem),
+            Retry::Once => (2, None),
+            Retry::After(asked) => (tries, asked),
+        };
+        let wait = asked.unwrap_or_else(|| limit::backoff(made));
+        if made >= most || Instant::now() + wait >= until {
+            return Err(tried(problem, made, asked));
+        }
+        // A throttled store holds for everyone; other trouble is between this read and the store.
+        if problem.kind == Kind::Throttled {
+            limits.hold(at, Instant::now() + wait);
+        } else {
+            sleep(wait).await;
+        }
+    }
+}
+
+fn tried(mut problem: Problem, made: u32, asked: Option<Duration>) -> Problem {
+    let asked = asked.map_or(String::new(), |wait| format!(", the store asked to wait {}s", wait.as_secs()));
+    problem.what = format!("{} (tries: {made}{asked})", problem.what);
+    problem
+}

@@ -1,0 +1,133 @@
+//! From readings to files: applies the steps of each output, in the user's order.
+
+use std::sync::Arc;
+
+use crate::error::{Kind, Problem, Problems};
+use crate::gather::Gathered;
+use crate::path::{Mode, RelPath};
+use crate::plan::{Form, Missing, Only, Output, Reading, Step};
+use crate::secret::SecretBytes;
+use crate::shape;
+
+/// One file of the volume.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Path in the volume.
+    pub path: RelPath,
+    /// Permission bits.
+    pub mode: Mode,
+    /// The bytes.
+    pub contents: SecretBytes,
+}
+
+/// Version that is reported for an object that may be missing and is.
+const ABSENT: &str = "absent";
+
+/// Makes all files, or names every output that cannot be made.
+pub fn make(
+    outputs: &[Output],
+    readings: &[Result<Arc<Reading>, Problem>],
+    mode: Mode,
+) -> Result<Gathered, Problems> {
+    let mut gathered = Gathered::default();
+    let mut problems = Vec::new();
+    for output in outputs {
+        match one(output, &readings[output.read], &mut gathered.warnings) {
+            Ok(Some((contents, version))) => {
+                if let Some(contents) = contents {
+                    let mode = output.mode.unwrap_or(mode);
+                    gathered.files.push(File { path: output.path.clone(), mode, contents });
+                }
+                gathered.versions.push((output.id.clone(), version));
+            }
+            Ok(None) => {}
+            Err(problem) => problems.push(labelled(output, problem)),
+        }
+    }
+    match Problems::some(problems) {
+        Some(problems) => Err(problems),
+        None => Ok(gathered),
+    }
+}
+
+type Made = Option<(Option<SecretBytes>, String)>;
+
+fn one(
+    output: &Output,
+    reading: &Result<Arc<Reading>, Problem>,
+    warnings: &mut Vec<String>,
+) -> Result<Made, Problem> {
+    let reading = match reading {
+        Ok(reading) => reading,
+        Err(problem) => return absent(output, problem, warnings),
+    };
+    if output.only == Only::Certificates && reading.form == Form::Plain {
+        return Ok(None);
+    }
+    let value = apply(output, reading, warnings)?;
+    Ok(Some((Some(value), reading.version.clone())))
+}
+
+fn absent(output: &Output, problem: &Problem, warnings: &mut Vec<String>) -> Result<Made, Problem> {
+    let contents = match (&output.missing, problem.kind) {
+        (Missing::Skips, Kind::NotFound) => None,
+        (Missing::Gives(value), Kind::NotFound) => Some(value.clone()),
+        _ => return Err(problem.clone()),
+    };
+    warnings.push(format!("{} does not exist in the store and is optional", output.spot.field));
+    Ok(Some((contents, ABSENT.to_owned())))
+}
+
+fn apply(output: &Output, reading: &Reading, warnings: &mut Vec<String>) -> Result<SecretBytes, Problem> {
+    if let (Form::CertificateUnknown(kind), true) = (&reading.form, wants_certificate(output)) {
+        return Err(Problem::new(
+            Kind::Shape,
+            format!("failed to get certificate. unknown content type '{kind}'"),
+        )
+        .hint("expected application/x-pem-file or application/x-pkcs12"));
+    }
+    let mut value = reading.value.clone();
+    for step in &output.steps {
+        value = change(step, &reading.form, &value, output, warnings)
+            .map_err(|error| Problem::new(Kind::Shape, error.to_string()))?;
+    }
+    Ok(value)
+}
+
+fn wants_certificate(output: &Output) -> bool {
+    output.only == Only::Certificates || output.steps.iter().any(|s| matches!(s, Step::Pem { .. }))
+}
+
+fn change(
+    step: &Step,
+    form: &Form,
+    value: &SecretBytes,
+    output: &Output,
+    warnings: &mut Vec<String>,
+) -> Result<SecretBytes, shape::Error> {
+    match step {
+        Step::Pem { order_chain } if *form == Form::CertificatePkcs12 => {
+            let der = shape::decode::base64(value.expose())?;
+            let pem = shape::pkcs12::to_pem(der.expose(), *order_chain)?;
+            if let Some(note) = pem.note {
+                warnings.push(format!("{}: {note}", output.spot.field));
+            }
+            Ok(pem.text)
+        }
+        Step::Pem { .. } => Ok(value.clone()),
+        Step::Certificates => Ok(shape::pem::certificates(value.expose())),
+        Step::Keys => Ok(shape::pem::keys(value.expose())),
+        Step::PublicKey => shape::jwk::to_pem(value.expose()),
+        Step::Certificate => Ok(shape::pem::certificate(value.expose())),
+        Step::Base64 => shape::decode::base64(value.expose()),
+        Step::Base64Url => shape::decode::base64url(value.expose()),
+        Step::Hex => shape::decode::hex(value.expose()),
+        Step::Field(path) => shape::extract::field(value.expose(), path),
+    }
+}
+
+fn labelled(output: &Output, mut problem: Problem) -> Problem {
+    problem.what = format!("{}{}", output.label, problem.what);
+    problem.spot.get_or_insert_with(|| output.spot.clone());
+    problem
+}

@@ -1,0 +1,169 @@
+//! The corridor that every door uses: plan, log in, read, shape.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::timeout_at;
+
+use crate::backends::Backend;
+use crate::call::Call;
+use crate::error::{Kind, Problem, Problems};
+use crate::fetch::{Fetch, Settings, Tally};
+use crate::files::{self, File};
+use crate::plan::{Plan, Reading};
+
+/// What a call brought.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// Files in the user's order.
+    pub files: Vec<File>,
+    /// Objects and the versions that were read, in the user's order.
+    pub versions: Vec<(String, String)>,
+    /// Oddities for the log.
+    pub warnings: Vec<String>,
+}
+
+/// What `check` and `--explain` need to know of a plan.
+#[derive(Debug)]
+pub struct Outline {
+    /// Upstream reads.
+    pub reads: usize,
+    /// Paths that would be written.
+    pub paths: Vec<String>,
+    /// Oddities.
+    pub warnings: Vec<String>,
+}
+
+/// A backend with its caches, behind one object-safe face.
+#[async_trait]
+pub trait Gather: Send + Sync {
+    /// Name of the backend.
+    fn name(&self) -> &'static str;
+    /// Makes the files of a call.
+    async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems>;
+    /// Checks a class with the real parser, without any request.
+    fn check(&self, call: &Call) -> Result<Outline, Problems>;
+    /// Forgets all values and sessions.
+    fn forget(&self);
+    /// Drops what is too old to serve.
+    fn sweep(&self);
+    /// Entries and bytes in memory.
+    fn kept(&self) -> (usize, usize);
+}
+
+/// A backend and its reads.
+pub struct Store<B: Backend> {
+    backend: Arc<B>,
+    fetch: Fetch<B>,
+}
+
+impl<B: Backend> Store<B> {
+    /// Puts `backend` behind empty caches.
+    pub fn new(backend: B, settings: &Settings) -> Self {
+        let backend = Arc::new(backend);
+        Self { fetch: Fetch::new(backend.clone(), settings), backend }
+    }
+
+    /// Plans the call; problems of engine parameters come with those of the backend.
+    fn plan(&self, call: &Call) -> Result<(Plan<B>, Option<Duration>), Problems> {
+        match (self.backend.plan(call), call.parameters.max_age()) {
+            (Ok(plan), Ok(age)) => Ok((plan, age)),
+            (Ok(_), Err(problem)) => Err(problem.into()),
+            (Err(problems), Ok(_)) => Err(problems),
+            (Err(problems), Err(problem)) => {
+                let mut list = problems.into_list();
+                list.insert(0, problem);
+                Err(Problems::some(list).expect("one problem was added"))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        plan: &Plan<B>,
+        call: &Call,
+        age: Duration,
+        tally: &Tally,
+    ) -> Result<Gathered, Problems> {
+        let mut readings = self.read(plan, age, tally).await?;
+        if refused(&readings) {
+            // The store no longer takes this session: one more try with a new one.
+            self.fetch.drop_session(plan);
+            readings = self.read(plan, age, tally).await?;
+        }
+        files::make(&plan.outputs, &readings, call.mode)
+    }
+
+    async fn read(
+        &self,
+        plan: &Plan<B>,
+        age: Duration,
+        tally: &Tally,
+    ) -> Result<Vec<Result<Arc<Reading>, Problem>>, Problems> {
+        let session = self.fetch.session(plan, tally).await.map_err(|mut problem| {
+            if let Some(first) = plan.outputs.first() {
+                problem.what = format!("{}{}", first.label, problem.what);
+            }
+            Problems::from(problem)
+        })?;
+        Ok(self.fetch.all(plan, &session, age, tally).await)
+    }
+
+    fn named(&self, call: &Call, problems: Problems) -> Problems {
+        problems.of(B::ERROR_PREFIX, B::NAME, call.class_name().as_deref())
+    }
+}
+
+fn refused(readings: &[Result<Arc<Reading>, Problem>]) -> bool {
+    readings.iter().any(|reading| matches!(reading, Err(p) if p.kind == Kind::Unauthenticated))
+}
+
+#[async_trait]
+impl<B: Backend> Gather for Store<B> {
+    fn name(&self) -> &'static str {
+        B::NAME
+    }
+
+    async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
+        let work = async {
+            let (plan, class_age) = self.plan(call)?;
+            let age = self.fetch.max_age(call.occasion, class_age);
+            match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
+                Ok(gathered) => gathered.map(|mut g| {
+                    g.warnings.splice(0..0, plan.warnings);
+                    g
+                }),
+                Err(_) => Err(late(&plan.login_at, &plan.read_at)),
+            }
+        };
+        work.await.map_err(|problems| self.named(call, problems))
+    }
+
+    fn check(&self, call: &Call) -> Result<Outline, Problems> {
+        let (plan, _) = self.plan(call).map_err(|problems| self.named(call, problems))?;
+        let paths = plan.outputs.iter().map(|output| output.path.to_string()).collect();
+        Ok(Outline { reads: plan.reads.len(), paths, warnings: plan.warnings })
+    }
+
+    fn forget(&self) {
+        self.fetch.forget();
+    }
+
+    fn sweep(&self) {
+        self.fetch.sweep();
+    }
+
+    fn kept(&self) -> (usize, usize) {
+        self.fetch.kept()
+    }
+}
+
+fn late(login_at: &str, read_at: &str) -> Problems {
+    Problem::new(
+        Kind::Deadline,
+        format!("no complete answer from {login_at} and {read_at} in the time this call may take (context deadline exceeded)"),
+    )
+    .hint("see the log of this node for single tries; check network and load of the store")
+    .into()
+}

@@ -1,0 +1,187 @@
+//! What a class asks for, as data: requests to make and files to write from their answers.
+
+use std::collections::BTreeMap;
+
+use crate::backends::Backend;
+use crate::error::{Problem, Spot};
+use crate::path::{Mode, RelPath};
+use crate::secret::{SecretBytes, SecretText};
+
+/// Requests and files of one class. Reads are upstream requests, outputs are files: two files from
+/// one object share one read, so user and password are always from one answer.
+pub struct Plan<B: Backend + ?Sized> {
+    /// Where, and as whom.
+    pub target: B::Target,
+    /// What the caller presents to prove the identity.
+    pub credential: Credential,
+    /// Name of the service that is asked for a session, for limits and errors.
+    pub login_at: String,
+    /// Name of the store that is read, for limits and errors.
+    pub read_at: String,
+    /// Upstream requests, each once.
+    pub reads: Vec<B::Read>,
+    /// Files in the user's order.
+    pub outputs: Vec<Output>,
+    /// What is odd but allowed.
+    pub warnings: Vec<String>,
+}
+
+impl<B: Backend + ?Sized> Plan<B> {
+    /// Index of `read` in the plan, added if it is new.
+    pub fn read(&mut self, read: B::Read) -> usize {
+        match self.reads.iter().position(|known| *known == read) {
+            Some(index) => index,
+            None => {
+                self.reads.push(read);
+                self.reads.len() - 1
+            }
+        }
+    }
+}
+
+/// What a caller presents to a store.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// Nothing of its own: the node's identity counts, for every pod of the node alike.
+    Node,
+    /// Token of the pod's service account.
+    Token(SecretText),
+    /// Secret of a service principal.
+    Password(SecretText),
+}
+
+/// One file to make.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Index of the read that gives the value.
+    pub read: usize,
+    /// Which answers make this file at all.
+    pub only: Only,
+    /// Changes of the bytes, in order.
+    pub steps: Vec<Step>,
+    /// Path in the volume.
+    pub path: RelPath,
+    /// Mode, else the request's.
+    pub mode: Option<Mode>,
+    /// Id of the object version that is reported.
+    pub id: String,
+    /// What happens when the store has no such object.
+    pub missing: Missing,
+    /// Words before an error of this object.
+    pub label: String,
+    /// Place of the entry.
+    pub spot: Spot,
+}
+
+/// Which answers make a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Only {
+    /// All.
+    Always,
+    /// Those that hold a certificate with its key.
+    Certificates,
+}
+
+/// What happens when an object does not exist. Only *not found* counts, never a refusal.
+#[derive(Debug, Clone)]
+pub enum Missing {
+    /// The mount fails.
+    Fails,
+    /// The file is left out.
+    Skips,
+    /// The file holds this instead.
+    Gives(SecretBytes),
+}
+
+/// One change of the bytes (azure.md 9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// PKCS#12 becomes PEM; other forms stay.
+    Pem {
+        /// Leaf first, root last.
+        order_chain: bool,
+    },
+    /// The certificate blocks of a PEM text.
+    Certificates,
+    /// All other blocks of a PEM text.
+    Keys,
+    /// A JSON Web Key becomes a public key in PEM.
+    PublicKey,
+    /// A certificate in DER becomes one PEM block.
+    Certificate,
+    /// Standard base64 is decoded.
+    Base64,
+    /// URL-safe base64 is decoded.
+    Base64Url,
+    /// Hex digits are decoded.
+    Hex,
+    /// A member of a JSON or YAML value.
+    Field(String),
+}
+
+/// One answer of a store.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The value.
+    pub value: SecretBytes,
+    /// Version that was read, resolved.
+    pub version: String,
+    /// What the bytes are.
+    pub form: Form,
+    /// Whether the value can never change.
+    pub pinned: bool,
+}
+
+/// What the bytes of an answer are, as far as the store says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// Bytes without a meaning to us.
+    Plain,
+    /// A certificate with its key as PEM.
+    CertificatePem,
+    /// A certificate with its key as base64 of PKCS#12.
+    CertificatePkcs12,
+    /// A certificate with its key in a form nobody knows; holds the content type.
+    CertificateUnknown(String),
+}
+
+/// Finds equal paths and paths that lie inside another file; `same` decides on equal ones.
+pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<String>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut seen: BTreeMap<&RelPath, &Output> = BTreeMap::new();
+    for output in outputs {
+        if let Some(first) = seen.get(&output.path) {
+            let text = format!(
+                "{} and {} both write the file {:?}",
+                first.spot.field,
+                output.spot.field,
+                output.path.as_str()
+            );
+            if refuse_same {
+                problems.push(
+                    Problem::config(text).at(output.spot.clone()).hint("give one of the two another path"),
+                );
+            } else {
+                warnings.push(format!("{text}; the later one is kept"));
+            }
+            continue;
+        }
+        let clash =
+            seen.values().find(|o| o.path.is_parent_of(&output.path) || output.path.is_parent_of(&o.path));
+        if let Some(other) = clash {
+            problems.push(
+                Problem::config(format!(
+                    "{:?} of {} and {:?} of {} cannot both exist: one is a folder of the other",
+                    other.path.as_str(),
+                    other.spot.field,
+                    output.path.as_str(),
+                    output.spot.field
+                ))
+                .at(output.spot.clone())
+                .hint("give one of the two another path"),
+            );
+        }
+        seen.insert(&output.path, output);
+    }
+    problems
+}

@@ -1,0 +1,433 @@
+//! Reads YAML into nodes with positions, with the leniences of the parser that classes were written
+//! for (azure.md 5): a plain scalar keeps its source text whatever its type, merge keys work, a key
+//! that stands twice is an error.
+//!
+//! Built on parser events, because a typed reader stops at the first mistake and drops the places.
+//! Input, nodes and depth are bounded; errors quote names of keys and never values.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+
+const MOST_NODES: usize = 20_000;
+const MOST_DEPTH: usize = 64;
+const MOST_BYTES: usize = 2 << 20;
+
+/// A place in the text, both from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+/// A node of the tree.
+#[derive(Clone)]
+pub struct Node {
+    /// Where it starts.
+    pub place: Place,
+    /// Line on which the text of a scalar starts: for a block scalar the one after its mark.
+    pub text_line: usize,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a node is.
+#[derive(Clone)]
+pub enum Content {
+    /// Nothing, `~` or `null`.
+    Null,
+    /// A scalar.
+    Text {
+        /// Its text.
+        text: String,
+        /// Whether it stood without quotes.
+        plain: bool,
+    },
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping, in the order of the text.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its text.
+    pub name: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Why a text is not YAML that we read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// Where, as far as it is known.
+    pub place: Option<Place>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Some(place) => write!(f, "yaml: line {}: {}", place.line, self.message),
+            None => write!(f, "yaml: {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({} at {}:{})", self.kind(), self.place.line, self.place.column)
+    }
+}
+
+impl Node {
+    /// The value of `key`, if this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        match &self.content {
+            Content::Map(fields) => fields.iter().find(|(k, _)| k.name == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// The text of a scalar; empty for null, nothing for a list or a mapping.
+    pub fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Null => Some(""),
+            Content::Text { text, .. } => Some(text),
+            Content::List(_) | Content::Map(_) => None,
+        }
+    }
+
+    /// The tag that errors name, such as `!!map`.
+    pub fn kind(&self) -> &'static str {
+        match &self.content {
+            Content::Null => "!!null",
+            Content::Text { text, plain: true } => resolve(text),
+            Content::Text { .. } => "!!str",
+            Content::List(_) => "!!seq",
+            Content::Map(_) => "!!map",
+        }
+    }
+}
+
+fn resolve(text: &str) -> &'static str {
+    let digits = text.trim_start_matches(['-', '+']);
+    match text {
+        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => "!!bool",
+        _ if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'_') => "!!int",
+        _ if digits.starts_with(|c: char| c.is_ascii_digit()) && digits.parse::<f64>().is_ok() => "!!float",
+        _ => "!!str",
+    }
+}
+
+/// Reads the first document; nothing where there is none.
+pub fn parse(text: &str) -> Result<Option<Node>, Error> {
+    Ok(Reader::new(text)?.documents(1)?.pop())
+}
+
+/// Reads all documents.
+pub fn parse_all(text: &str) -> Result<Vec<Node>, Error> {
+    Reader::new(text)?.documents(usize::MAX)
+}
+
+/// A collection under construction.
+enum Open {
+    List { place: Place, anchor: usize, items: Vec<Node> },
+    Map { place: Place, anchor: usize, fields: Vec<(Key, Node)>, merged: Vec<Node>, key: Option<Key> },
+}
+
+struct Reader<'a> {
+    parser: Parser<'a, granit_parser::StrInput<'a>>,
+    anchors: HashMap<usize, (Node, usize)>,
+    open: Vec<Open>,
+    nodes: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Result<Self, Error> {
+        if text.len() > MOST_BYTES {
+            return Err(Error { place: None, message: format!("text of more than {MOST_BYTES} bytes") });
+        }
+        let parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+        Ok(Self { parser, anchors: HashMap::new(), open: Vec::new(), nodes: 0 })
+    }
+
+    fn documents(mut self, most: usize) -> Result<Vec<Node>, Error> {
+        let mut documents = Vec::new();
+        while let Some(next) = self.parser.next_event() {
+            let (event, span) = next.map_err(|error| Error {
+                place: Some(place_of(error.marker())),
+                message: short(&error.info()),
+            })?;
+            let ended = matches!(event, Event::DocumentEnd);
+            if let Some(root) = self.take(event, &span)? {
+                documents.push(root);
+            }
+            if ended {
+                self.anchors.clear();
+                if documents.len() >= most {
+                    break;
+                }
+            }
+        }
+        Ok(documents)
+    }
+
+    /// Handles one event; gives the root when it is complete.
+    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<Option<Node>, Error> {
+        let place = place_of(&span.start);
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let node = scalar(&text, style, tag.as_ref().map(|t| t.suffix()), place)?;
+                self.place(node, anchor)
+            }
+            Event::Alias(id) => {
+                let (node, size) =
+                    self.anchors.get(&id).cloned().ok_or_else(|| fail(place, "unknown anchor"))?;
+                self.count(size, place)?;
+                self.place(node, 0)
+            }
+            Event::SequenceStart(_, anchor, _) => self.push(Open::List { place, anchor, items: Vec::new() }),
+            Event::MappingStart(_, anchor, _) => {
+                self.push(Open::Map { place, anchor, fields: Vec::new(), merged: Vec::new(), key: None })
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(done) = self.open.pop() else { return Ok(None) };
+                let (node, anchor) = done.close();
+                self.place(node, anchor)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn push(&mut self, open: Open) -> Result<Option<Node>, Error> {
+        let (Open::List { place, .. } | Open::Map { place, .. }) = &open;
+        if self.open.len() >= MOST_DEPTH {
+            return Err(fail(*place, &format!("nested more than {MOST_DEPTH} deep")));
+        }
+        if let Some(Open::Map { key: None, .. }) = self.open.last() {
+            return Err(fail(*place, "a key must be a text"));
+        }
+        self.open.push(open);
+        Ok(None)
+    }
+
+    fn count(&mut self, nodes: usize, place: Place) -> Result<(), Error> {
+        self.nodes += nodes;
+        if self.nodes > MOST_NODES {
+            Err(fail(place, &format!("more than {MOST_NODES} nodes")))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Puts a finished node where it belongs.
+    fn place(&mut self, node: Node, anchor: usize) -> Result<Option<Node>, Error> {
+        self.count(1, node.place)?;
+        if anchor != 0 {
+            let size = size(&node);
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        match self.open.last_mut() {
+            None => return Ok(Some(node)),
+            Some(Open::List { items, .. }) => items.push(node),
+            Some(Open::Map { fields, merged, key, .. }) => match key.take() {
+                None => *key = Some(new_key(fields, node)?),
+                Some(name) if name.name == "<<" => merge(merged, node)?,
+                Some(name) => fields.push((name, node)),
+            },
+        }
+        Ok(None)
+    }
+}
+
+fn new_key(fields: &[(Key, Node)], node: Node) -> Result<Key, Error> {
+    let Some(name) = node.text().map(ToOwned::to_owned) else {
+        return Err(fail(node.place, "a key must be a text"));
+    };
+    match fields.iter().find(|(key, _)| key.name == name) {
+        Some((first, _)) => Err(fail(
+            node.place,
+            &format!("mapping key {name:?} already defined at line {}", first.place.line),
+        )),
+        None => Ok(Key { name, place: node.place }),
+    }
+}
+
+fn merge(merged: &mut Vec<Node>, node: Node) -> Result<(), Error> {
+    match node.content {
+        Content::Map(_) => merged.push(node),
+        Content::List(items) if items.iter().all(|item| matches!(item.content, Content::Map(_))) => {
+            merged.extend(items);
+        }
+        _ => return Err(fail(node.place, "map merge requires map or sequence of maps as the value")),
+    }
+    Ok(())
+}
+
+impl Open {
+    fn close(self) -> (Node, usize) {
+        match self {
+            Self::List { place, anchor, items } => (node(place, Content::List(items)), anchor),
+            Self::Map { place, anchor, mut fields, merged, .. } => {
+                for source in merged {
+                    let Content::Map(more) = source.content else { continue };
+                    let new =
+                        |fields: &[(Key, Node)], key: &Key| fields.iter().all(|(k, _)| k.name != key.name);
+                    for (key, value) in more {
+                        if new(&fields, &key) {
+                            fields.push((key, value));
+                        }
+                    }
+                }
+                (node(place, Content::Map(fields)), anchor)
+            }
+        }
+    }
+}
+
+fn node(place: Place, content: Content) -> Node {
+    Node { place, text_line: place.line, content }
+}
+
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>, place: Place) -> Result<Node, Error> {
+    let plain = matches!(style, ScalarStyle::Plain);
+    let null = plain && tag != Some("str") && matches!(text, "" | "~" | "null" | "Null" | "NULL");
+    let content = match tag {
+        _ if null => Content::Null,
+        Some("binary") => Content::Text { text: binary(text, place)?, plain: false },
+        Some("str") => Content::Text { text: text.to_owned(), plain: false },
+        _ => Content::Text { text: text.to_owned(), plain },
+    };
+    let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+    Ok(Node { text_line: place.line + usize::from(block), ..node(place, content) })
+}
+
+fn binary(text: &str, place: Place) -> Result<String, Error> {
+    use base64::Engine;
+    let compact: String = text.split_whitespace().collect();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(compact);
+    bytes
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| fail(place, "!!binary value contains invalid base64 data"))
+}
+
+fn size(node: &Node) -> usize {
+    match &node.content {
+        Content::Null | Content::Text { .. } => 1,
+        Content::List(items) => 1 + items.iter().map(size).sum::<usize>(),
+        Content::Map(fields) => 1 + fields.iter().map(|(_, value)| 1 + size(value)).sum::<usize>(),
+    }
+}
+
+fn place_of(marker: &granit_parser::Marker) -> Place {
+    Place { line: marker.line().max(1), column: marker.col() + 1 }
+}
+
+fn fail(place: Place, message: &str) -> Error {
+    Error { place: Some(place), message: message.to_owned() }
+}
+
+/// The parser's words in the ones that people search for; never a piece of the text.
+fn short(info: &str) -> String {
+    let lower = info.to_lowercase();
+    let known = [
+        ("tab", "found a tab character that violates indentation"),
+        ("mapping values", "mapping values are not allowed in this context"),
+        ("cannot start any token", "found character that cannot start any token"),
+        ("anchor", "unknown anchor"),
+        ("nest", "nested too deep"),
+        ("simple key", "could not find expected ':'"),
+    ];
+    let found = known.iter().find(|(word, _)| lower.contains(word));
+    found.map_or("did not find expected node content".to_owned(), |(_, message)| (*message).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text_of(yaml: &str) -> String {
+        parse(yaml).unwrap().unwrap().get("a").unwrap().text().unwrap().to_owned()
+    }
+
+    #[test]
+    fn azure_5_plain_scalars_keep_their_source_text() {
+        for text in ["0755", "1234567890", "12e4", "true", "2024-01-01", "0x1F", "yes"] {
+            assert_eq!(text_of(&format!("a: {text}")), text);
+        }
+    }
+
+    #[test]
+    fn azure_5_null_is_the_empty_text() {
+        for text in ["~", "null", ""] {
+            assert_eq!(text_of(&format!("a: {text}")), "");
+        }
+        assert_eq!(text_of("a: \"null\""), "null");
+    }
+
+    #[test]
+    fn azure_5_a_key_twice_is_an_error_with_both_lines() {
+        let error = parse("a: 1\nb: 2\na: 3\n").unwrap_err();
+        assert_eq!(error.to_string(), "yaml: line 3: mapping key \"a\" already defined at line 1");
+    }
+
+    #[test]
+    fn azure_5_anchors_and_merge_keys_work() {
+        let root = parse("x: &x {a: 1, b: 2}\ny:\n  <<: *x\n  b: 3\n").unwrap().unwrap();
+        let y = root.get("y").unwrap();
+        assert_eq!((y.get("a").unwrap().text(), y.get("b").unwrap().text()), (Some("1"), Some("3")));
+    }
+
+    #[test]
+    fn azure_5_only_the_first_document_is_read() {
+        assert_eq!(text_of("a: 1\n---\na: 2\n"), "1");
+        assert_eq!(parse_all("a: 1\n---\na: 2\n").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn azure_5_crlf_comments_and_json_are_read() {
+        assert_eq!(text_of("# note\r\na: x # end\r\n"), "x");
+        assert_eq!(text_of("{\"a\": \"x\"}"), "x");
+        assert!(parse("# only\n").unwrap().is_none_or(|n| matches!(n.content, Content::Null)));
+        assert_eq!(text_of("a: !!binary eA=="), "x");
+    }
+
+    #[test]
+    fn azure_5_tabs_as_indentation_are_errors() {
+        assert!(parse("a:\n\tb: 1\n").is_err());
+    }
+
+    #[test]
+    fn block_scalars_know_where_their_text_starts() {
+        let root = parse("a: |\n  x\n  y\n").unwrap().unwrap();
+        assert_eq!(root.get("a").unwrap().text_line, 2);
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for n in 1..10 {
+            let list = vec![format!("*a{}", n - 1); 9].join(",");
+            bomb.push_str(&format!("a{n}: &a{n} [{list}]\n"));
+        }
+        assert!(parse(&bomb).is_err());
+        assert!(parse(&"[".repeat(20_000)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_text_never_panics(text in ".*") {
+            let _ = parse(&text);
+        }
+    }
+}
