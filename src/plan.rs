@@ -9,7 +9,7 @@ use crate::secret::{SecretBytes, SecretText};
 
 /// Requests and files of one class. Reads are upstream requests, outputs are files: two files from
 /// one object share one read, so user and password are always from one answer.
-pub struct Plan<B: Backend + ?Sized> {
+pub struct Plan<B: Backend> {
     /// Where, and as whom.
     pub target: B::Target,
     /// What the caller presents to prove the identity.
@@ -26,7 +26,7 @@ pub struct Plan<B: Backend + ?Sized> {
     pub warnings: Vec<String>,
 }
 
-impl<B: Backend + ?Sized> Plan<B> {
+impl<B: Backend> Plan<B> {
     /// Index of `read` in the plan, added if it is new.
     pub fn read(&mut self, read: B::Read) -> usize {
         match self.reads.iter().position(|known| *known == read) {

@@ -26,10 +26,8 @@ pub struct Place {
 /// A node of the tree.
 #[derive(Clone)]
 pub struct Node {
-    /// Where it starts.
+    /// Where it starts; a block scalar starts on the line after its mark.
     pub place: Place,
-    /// Line on which the text of a scalar starts: for a block scalar the one after its mark.
-    pub text_line: usize,
     /// What it is.
     pub content: Content,
 }
@@ -294,7 +292,7 @@ impl Open {
 }
 
 fn node(place: Place, content: Content) -> Node {
-    Node { place, text_line: place.line, content }
+    Node { place, content }
 }
 
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>, place: Place) -> Result<Node, Error> {
@@ -306,8 +304,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>, place: Place) -> Re
         Some("str") => Content::Text { text: text.to_owned(), plain: false },
         _ => Content::Text { text: text.to_owned(), plain },
     };
-    let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
-    Ok(Node { text_line: place.line + usize::from(block), ..node(place, content) })
+    Ok(node(place, content))
 }
 
 fn binary(text: &str, place: Place) -> Result<String, Error> {
@@ -410,7 +407,7 @@ mod tests {
     #[test]
     fn block_scalars_know_where_their_text_starts() {
         let root = parse("a: |\n  x\n  y\n").unwrap().unwrap();
-        assert_eq!(root.get("a").unwrap().text_line, 2);
+        assert_eq!(root.get("a").unwrap().place.line, 2);
     }
 
     #[test]

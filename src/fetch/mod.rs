@@ -109,12 +109,15 @@ pub struct Session<S> {
     principal: Arc<str>,
 }
 
+type Sessions<B> = Cache<SessionKey<<B as Backend>::Target>, Session<<B as Backend>::Session>>;
+type Values<B> = Cache<ValueKey<<B as Backend>::Target, <B as Backend>::Read>, Reading>;
+
 /// The reads of one backend.
 pub struct Fetch<B: Backend> {
     backend: Arc<B>,
     settings: Settings,
-    sessions: Arc<Cache<SessionKey<B::Target>, Session<B::Session>>>,
-    values: Arc<Cache<ValueKey<B::Target, B::Read>, Reading>>,
+    sessions: Arc<Sessions<B>>,
+    values: Arc<Values<B>>,
     limits: Arc<Limits>,
     key: hmac::Key,
 }

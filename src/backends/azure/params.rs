@@ -348,7 +348,7 @@ fn inner(node: Node, index: usize, problems: &mut Vec<Problem>) -> Option<(Node,
             return None;
         }
     };
-    let offset = node.text_line.saturating_sub(1);
+    let offset = node.place.line.saturating_sub(1);
     let empty = || Node { content: Content::Map(Vec::new()), ..node.clone() };
     match yaml::parse(text) {
         Ok(Some(entry)) if matches!(entry.content, Content::Map(_)) => Some((entry, offset)),
@@ -495,8 +495,9 @@ fn fields(entry: &Entry, problems: &mut Vec<Problem>) -> Fields {
         }
     }
     let alias = entry.text("objectAlias", problems);
-    let path = path(entry, &name, &alias, &mut wrong);
-    check_name(&name, &version, &mut wrong);
+    let path = path(&name, &alias, &mut wrong);
+    let near: Vec<_> = entry.unknown().into_iter().map(|(_, text)| text).collect();
+    check_name(&name, &version, &near.join("; "), &mut wrong);
     let mode_text = entry.text("filePermission", problems);
     let mode = Mode::from_octal(&mode_text);
     if mode.is_none() && !mode_text.is_empty() {
@@ -513,24 +514,19 @@ fn fields(entry: &Entry, problems: &mut Vec<Problem>) -> Fields {
     Fields { kind, name, version, pfx, encoding, path, mode, id, label }
 }
 
-fn path(
-    entry: &Entry,
-    name: &str,
-    alias: &str,
-    wrong: &mut impl FnMut(&str, String, &str),
-) -> Option<RelPath> {
+fn path(name: &str, alias: &str, wrong: &mut impl FnMut(&str, String, &str)) -> Option<RelPath> {
     let (field, text) = if alias.is_empty() { ("objectName", name) } else { ("objectAlias", alias) };
     // The peer refuses two dots anywhere, also inside a name (azure.md 6).
     let checked =
         if text.contains("..") { Err("file name must not contain '..'") } else { RelPath::new(text) };
-    let _ = entry;
     checked.map_err(|rule| wrong(field, rule.to_owned(), "give a clean relative path as objectAlias")).ok()
 }
 
 /// Key Vault's own rules, so that no name can leave its place in the address.
-fn check_name(name: &str, version: &str, wrong: &mut impl FnMut(&str, String, &str)) {
+fn check_name(name: &str, version: &str, unknown: &str, wrong: &mut impl FnMut(&str, String, &str)) {
     if name.is_empty() {
-        wrong("objectName", "parameter name cannot be empty".into(), "name the object");
+        let hint = if unknown.is_empty() { "name the object" } else { unknown };
+        wrong("objectName", "parameter name cannot be empty".into(), hint);
     } else if name.len() > 127 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         wrong(
             "objectName",
