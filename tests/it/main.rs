@@ -1,4 +1,6 @@
 //! Integration tests: real sockets, the real binary, real servers where there are any.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod azure;
 mod proto;
+mod support;
