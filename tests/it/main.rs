@@ -3,4 +3,5 @@
 
 mod azure;
 mod proto;
+mod server;
 mod support;

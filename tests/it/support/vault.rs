@@ -28,7 +28,7 @@ struct State {
     /// Service-account tokens with a federated credential.
     federated: HashSet<String>,
     /// Statuses with headers for the next requests to the vault.
-    faults: Vec<(u16, Option<(&'static str, String)>, String)>,
+    faults: Vec<Reply>,
     log: Vec<String>,
     /// Clients that the vault refuses.
     denied: bool,
