@@ -20,8 +20,15 @@ use crate::proto::csi_driver_provider_client::CsiDriverProviderClient;
 use crate::proto::{MountRequest, MountResponse};
 use crate::server::{dial, request, service, status};
 
-/// Uid of the pod that the command speaks for.
-const UID: &str = "00000000-0000-0000-0000-000000000000";
+/// A uid of its own for each run, so that a server takes it for a first mount and reads anew.
+fn uid() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!(
+        "00000000-0000-0000-{:04x}-{:012x}",
+        std::process::id() & 0xffff,
+        now.as_micros() & 0xffff_ffff_ffff
+    )
+}
 
 pub(super) fn run(args: Mount) -> Result<(), Failed> {
     let manifests = read_all(&args.files)?;
@@ -106,6 +113,7 @@ fn build(args: &Mount, manifests: &Manifests, class: &Class) -> Result<MountRequ
         (None, None) => (class.namespace.as_str(), "keyferry-mount"),
     };
     let account = args.service_account.as_deref().or(pod.map(|pod| pod.service_account.as_str()));
+    let uid = uid();
     let mut attributes = class.parameters.clone();
     attributes.extend(volume.cloned().unwrap_or_default());
     attributes.extend(args.set.iter().cloned());
@@ -113,7 +121,7 @@ fn build(args: &Mount, manifests: &Manifests, class: &Class) -> Result<MountRequ
     for (key, value) in [
         ("pod.name", name),
         ("pod.namespace", namespace),
-        ("pod.uid", UID),
+        ("pod.uid", uid.as_str()),
         ("serviceAccount.name", account.unwrap_or("default")),
         ("ephemeral", "true"),
     ] {

@@ -1,10 +1,17 @@
-//! Accepts any `:authority`.
+//! Lets clients in whose `:authority` is not a valid one.
 //!
-//! Drivers up to 1.5.6 send the socket's path, C-core clients its percent-encoded form; the HTTP/2
-//! library refuses both and resets the stream (cluster.md 6). [`AnyAuthority`] rewrites the value in
-//! HEADERS frames to `x` before the library sees it. The new value is never longer than the old one,
-//! so the library's header table never evicts earlier than the client believes, and all later
-//! references stay right (cluster.md 6.3). An empty value is left alone.
+//! Drivers up to 1.5, the kubelet (plugin registration) and gRPC's C core send the socket's path as
+//! `:authority`, raw or percent-encoded. The HTTP/2 library below tonic refuses such a value by
+//! resetting the stream, and has no option to accept it. [`AnyAuthority`] sits between the accepted
+//! stream and the server and replaces the value by `x` in the bytes read.
+//!
+//! Neither a Huffman decoder nor a copy of the dynamic table is needed: a replaced entry keeps its
+//! place in the table and is never larger than the one the client believes it inserted, so the
+//! server drops entries at the same time as the client or later, and every index the client sends
+//! still means the same entry. For the same reason an empty value is left alone.
+//!
+//! Not covered: a client that names `:authority` by a dynamic table index (none is known), and a
+//! value that reaches into a CONTINUATION frame. Both are refused as they would be without this.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,210 +20,79 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
+/// Length of the client preface, `PRI * HTTP/2.0` and so on.
 const PREFACE: usize = 24;
-const FRAME_HEADER: usize = 9;
-const HEADERS: u8 = 1;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
-/// Largest frame that the library accepts by default; larger ones it shall refuse itself.
-const MOST_FRAME: usize = 16384;
-/// Bytes asked from the stream at once.
-const READ: usize = 16 << 10;
+/// Length of a frame's header.
+const HEADER: usize = 9;
+/// Largest payload held back: the largest frame the server accepts. A longer one it refuses itself.
+const MAX_HELD: usize = 16_384;
+/// Bytes asked of the stream at a time.
+const CHUNK: usize = 8_192;
 
-/// Literal name, raw and as HPACK's Huffman code.
-const NAME: &[u8] = b":authority";
-const NAME_HUFFMAN: [u8; 8] = [0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
+const TYPE_HEADERS: u8 = 1;
+const FLAG_PADDED: u8 = 0x08;
+const FLAG_PRIORITY: u8 = 0x20;
 
-/// Where the walk through the bytes is.
-enum State {
-    /// So many bytes pass unchanged.
-    Pass(usize),
-    /// The header of a frame is being gathered.
-    Header,
-    /// A HEADERS frame of this length is being gathered.
-    Block(usize),
-}
+/// Static table index of `:authority`.
+const AUTHORITY_INDEX: usize = 1;
+/// `:authority` as a raw string.
+const AUTHORITY_RAW: &[u8] = b":authority";
+/// `:authority`, Huffman-coded.
+const AUTHORITY_HUFFMAN: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
+/// The string put in place: length 1, `x`.
+const REPLACEMENT: &[u8] = &[0x01, b'x'];
 
-/// The walk itself, apart from any stream.
-struct Rewriter {
-    state: State,
-    gathered: Vec<u8>,
-}
-
-impl Rewriter {
-    fn new() -> Self {
-        Self { state: State::Pass(PREFACE), gathered: Vec::new() }
-    }
-
-    /// Takes bytes as they come and appends what the library shall see.
-    fn push(&mut self, mut input: &[u8], out: &mut Vec<u8>) {
-        while !input.is_empty() {
-            match self.state {
-                State::Pass(left) => {
-                    let (now, rest) = input.split_at(left.min(input.len()));
-                    out.extend_from_slice(now);
-                    input = rest;
-                    self.state =
-                        if left == now.len() { State::Header } else { State::Pass(left - now.len()) };
-                }
-                State::Header => {
-                    if self.gather(&mut input, FRAME_HEADER) {
-                        self.frame(out);
-                    }
-                }
-                State::Block(length) => {
-                    if self.gather(&mut input, FRAME_HEADER + length) {
-                        rewrite(&self.gathered, out);
-                        self.gathered.clear();
-                        self.state = State::Header;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Moves bytes from `input` until `wanted` are gathered; says whether they are.
-    fn gather(&mut self, input: &mut &[u8], wanted: usize) -> bool {
-        let more = wanted.saturating_sub(self.gathered.len()).min(input.len());
-        let (now, rest) = input.split_at(more);
-        self.gathered.extend_from_slice(now);
-        *input = rest;
-        self.gathered.len() >= wanted
-    }
-
-    fn frame(&mut self, out: &mut Vec<u8>) {
-        let length = frame_length(&self.gathered);
-        if self.gathered[3] == HEADERS && length > 0 && length <= MOST_FRAME {
-            self.state = State::Block(length);
-            return;
-        }
-        out.append(&mut self.gathered);
-        self.state = if length == 0 { State::Header } else { State::Pass(length) };
-    }
-}
-
-fn frame_length(header: &[u8]) -> usize {
-    usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2])
-}
-
-/// Copies a HEADERS frame with its authority replaced; one that cannot be read is copied as it is.
-fn rewrite(frame: &[u8], out: &mut Vec<u8>) {
-    let Some(value) = authority(frame) else {
-        out.extend_from_slice(frame);
-        return;
-    };
-    let removed = value.len() - 2;
-    let length = frame.len() - FRAME_HEADER - removed;
-    let start = out.len();
-    out.extend_from_slice(&frame[..value.start]);
-    out.extend_from_slice(&[1, b'x']);
-    out.extend_from_slice(&frame[value.end..]);
-    // The length fits, it only shrank.
-    let bytes = u32::try_from(length).unwrap_or(0).to_be_bytes();
-    out[start..start + 3].copy_from_slice(&bytes[1..]);
-}
-
-/// Range of the value string of `:authority` in the frame, with its length byte.
-fn authority(frame: &[u8]) -> Option<std::ops::Range<usize>> {
-    let flags = frame[4];
-    let (mut at, mut end) = (FRAME_HEADER, frame.len());
-    if flags & PADDED != 0 {
-        end = end.checked_sub(usize::from(*frame.get(at)?))?;
-        at += 1;
-    }
-    if flags & PRIORITY != 0 {
-        at += 5;
-    }
-    let block = frame.get(..end)?;
-    while at < end {
-        let first = block[at];
-        if first & 0x80 != 0 {
-            at = integer(block, at, 7)?.1;
-            continue;
-        }
-        if first & 0xe0 == 0x20 {
-            at = integer(block, at, 5)?.1;
-            continue;
-        }
-        let (index, next) = integer(block, at, if first & 0x40 != 0 { 6 } else { 4 })?;
-        let (ours, value) = if index == 0 {
-            let (name, after) = string(block, next)?;
-            (block[name.clone()] == *NAME || block[name] == NAME_HUFFMAN, after)
-        } else {
-            (index == 1, next)
-        };
-        let (text, after) = string(block, value)?;
-        if ours {
-            return (!text.is_empty()).then_some(value..after);
-        }
-        at = after;
-    }
-    None
-}
-
-/// An HPACK integer at `at` with a prefix of `bits`: its value and what follows.
-fn integer(block: &[u8], at: usize, bits: u32) -> Option<(usize, usize)> {
-    let most = (1_usize << bits) - 1;
-    let mut value = usize::from(*block.get(at)?) & most;
-    let mut next = at + 1;
-    if value < most {
-        return Some((value, next));
-    }
-    for shift in (0..28).step_by(7) {
-        let byte = *block.get(next)?;
-        next += 1;
-        value += usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some((value, next));
-        }
-    }
-    None
-}
-
-/// An HPACK string at `at`: the range of its bytes and what follows.
-fn string(block: &[u8], at: usize) -> Option<(std::ops::Range<usize>, usize)> {
-    let (length, start) = integer(block, at, 7)?;
-    let end = start.checked_add(length).filter(|end| *end <= block.len())?;
-    Some((start..end, end))
-}
-
-/// A stream whose authorities the library accepts.
+/// Accepted stream whose `:authority` values reach the server as `x`.
+#[derive(Debug)]
 pub struct AnyAuthority<S> {
     stream: S,
     rewriter: Rewriter,
+    chunk: Box<[u8]>,
     ready: Vec<u8>,
     given: usize,
 }
 
 impl<S> AnyAuthority<S> {
-    /// Wraps a freshly accepted stream.
+    /// Wraps a stream of which nothing has been read yet.
     pub fn new(stream: S) -> Self {
-        Self { stream, rewriter: Rewriter::new(), ready: Vec::new(), given: 0 }
+        let chunk = vec![0; CHUNK].into_boxed_slice();
+        Self { stream, rewriter: Rewriter::default(), chunk, ready: Vec::new(), given: 0 }
+    }
+
+    /// Hands out bytes that are ready; false if there are none.
+    fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let waiting = self.ready.get(self.given..).unwrap_or_default();
+        let Some((part, _)) = waiting.split_at_checked(waiting.len().min(buffer.remaining())) else {
+            return false;
+        };
+        buffer.put_slice(part);
+        self.given += part.len();
+        !part.is_empty()
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        while this.given == this.ready.len() {
-            this.ready.clear();
-            this.given = 0;
-            let mut space = [0_u8; READ];
-            let mut read = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
-            if read.filled().is_empty() {
+        let this = self.get_mut();
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // A read may yield nothing to hand out yet (part of a HEADERS frame), which must not look
+        // like the end of the stream.
+        while !this.give(buffer) {
+            let mut chunk = ReadBuf::new(&mut this.chunk);
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut chunk))?;
+            if chunk.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            this.rewriter.push(read.filled(), &mut this.ready);
+            this.ready.clear();
+            this.given = 0;
+            this.rewriter.push(chunk.filled(), &mut this.ready);
         }
-        let rest = &this.ready[this.given..];
-        let now = rest.len().min(buffer.remaining());
-        buffer.put_slice(&rest[..now]);
-        this.given += now;
         Poll::Ready(Ok(()))
     }
 }
@@ -259,97 +135,484 @@ impl<S: Connected> Connected for AnyAuthority<S> {
     }
 }
 
+/// The change itself, free of input and output: takes what a client sent in pieces of any size.
+///
+/// Holds back at most one frame header or one HEADERS frame; everything else is copied at once.
+#[derive(Debug)]
+pub struct Rewriter {
+    /// Bytes still to be copied as they are: of the preface or of a frame's payload.
+    copy: usize,
+    /// Start of a frame, complete when it has `wanted` bytes.
+    held: Vec<u8>,
+    wanted: usize,
+}
+
+impl Default for Rewriter {
+    fn default() -> Self {
+        Self { copy: PREFACE, held: Vec::new(), wanted: HEADER }
+    }
+}
+
+impl Rewriter {
+    /// Appends to `output` what the server shall see of `input` and of what was held back.
+    pub fn push(&mut self, mut input: &[u8], output: &mut Vec<u8>) {
+        while !input.is_empty() {
+            let missing = if self.copy > 0 { self.copy } else { self.wanted - self.held.len() };
+            let (part, rest) = input.split_at(missing.min(input.len()));
+            input = rest;
+            if self.copy > 0 {
+                output.extend_from_slice(part);
+                self.copy -= part.len();
+                continue;
+            }
+            self.held.extend_from_slice(part);
+            if self.held.len() == self.wanted {
+                self.complete(output);
+            }
+        }
+    }
+
+    /// Deals with a complete frame header or a complete HEADERS frame.
+    fn complete(&mut self, output: &mut Vec<u8>) {
+        if let [high, middle, low, kind, _, _, _, _, _] = *self.held.as_slice() {
+            let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+            if kind == TYPE_HEADERS && (1..=MAX_HELD).contains(&length) {
+                self.wanted = HEADER + length;
+                return;
+            }
+            self.copy = length;
+            output.append(&mut self.held);
+        } else {
+            rewrite_frame(&self.held, output);
+            self.held.clear();
+        }
+        self.wanted = HEADER;
+    }
+}
+
+/// Appends a complete HEADERS frame, changed where needed; a malformed one as it is.
+fn rewrite_frame(frame: &[u8], output: &mut Vec<u8>) {
+    let Some((before, block, padding)) = split_frame(frame) else {
+        output.extend_from_slice(frame);
+        return;
+    };
+    let start = output.len();
+    output.extend_from_slice(before);
+    rewrite_block(block, output);
+    output.extend_from_slice(padding);
+    // Never longer than it was, so the length fits into its three bytes.
+    let length = (output.len() - start).saturating_sub(HEADER);
+    if let (Some(field), [_, .., high, middle, low]) =
+        (output.get_mut(start..start + 3), length.to_be_bytes())
+    {
+        field.copy_from_slice(&[high, middle, low]);
+    }
+}
+
+/// Splits a HEADERS frame into what precedes the header block, the block, and the padding.
+fn split_frame(frame: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let flags = *frame.get(4)?;
+    let mut start = HEADER;
+    let mut padding = 0;
+    if flags & FLAG_PADDED != 0 {
+        padding = usize::from(*frame.get(start)?);
+        start += 1;
+    }
+    if flags & FLAG_PRIORITY != 0 {
+        start += 5;
+    }
+    let end = frame.len().checked_sub(padding)?;
+    Some((frame.get(..start)?, frame.get(start..end)?, frame.get(end..)?))
+}
+
+/// Appends a header block with the values of `:authority` replaced.
+fn rewrite_block(mut block: &[u8], output: &mut Vec<u8>) {
+    while let Some(item) = Item::first(block)
+        && let Some((bytes, rest)) = block.split_at_checked(item.length)
+    {
+        match item.authority_value.and_then(|at| bytes.get(..at)) {
+            Some(name) => {
+                output.extend_from_slice(name);
+                output.extend_from_slice(REPLACEMENT);
+            }
+            None => output.extend_from_slice(bytes),
+        }
+        block = rest;
+    }
+    // Nothing, or an item cut off by the end of the block.
+    output.extend_from_slice(block);
+}
+
+/// One item of a header block.
+struct Item {
+    length: usize,
+    /// Where the value string starts, if this is an `:authority` that is not empty.
+    authority_value: Option<usize>,
+}
+
+impl Item {
+    /// Reads the first item of `block`; none if it is not complete.
+    fn first(block: &[u8]) -> Option<Self> {
+        let prefix = match *block.first()? {
+            0x80.. => return Self::without_strings(block, 7),
+            0x40.. => 6,
+            0x20.. => return Self::without_strings(block, 5),
+            _ => 4,
+        };
+        let (index, mut length) = integer(block, prefix)?;
+        let mut is_authority = index == AUTHORITY_INDEX;
+        if index == 0 {
+            let name = Text::first(block.get(length..)?)?;
+            is_authority = name.is_authority();
+            length += name.length;
+        }
+        let value = Text::first(block.get(length..)?)?;
+        let authority_value = (is_authority && !value.content.is_empty()).then_some(length);
+        Some(Self { length: length + value.length, authority_value })
+    }
+
+    /// An indexed field or a table size update: one integer.
+    fn without_strings(block: &[u8], prefix: u32) -> Option<Self> {
+        let (_, length) = integer(block, prefix)?;
+        Some(Self { length, authority_value: None })
+    }
+}
+
+/// A string as it stands in a header block.
+struct Text<'a> {
+    huffman: bool,
+    content: &'a [u8],
+    /// Bytes taken, with those that tell the content's length.
+    length: usize,
+}
+
+impl<'a> Text<'a> {
+    /// Reads the string at the start of `bytes`; none if it is not complete.
+    fn first(bytes: &'a [u8]) -> Option<Self> {
+        let huffman = bytes.first()? & 0x80 != 0;
+        let (size, start) = integer(bytes, 7)?;
+        let length = start.checked_add(size)?;
+        Some(Self { huffman, content: bytes.get(start..length)?, length })
+    }
+
+    fn is_authority(&self) -> bool {
+        self.content == if self.huffman { AUTHORITY_HUFFMAN } else { AUTHORITY_RAW }
+    }
+}
+
+/// Reads the integer with a prefix of that many bits at the start of `bytes`: its value and the
+/// bytes it takes. None if cut off, or longer than the five bytes the server accepts.
+fn integer(bytes: &[u8], prefix: u32) -> Option<(usize, usize)> {
+    let (first, more) = bytes.split_first()?;
+    let limit = (1 << prefix) - 1;
+    let mut value = usize::from(*first) & limit;
+    if value < limit {
+        return Some((value, 1));
+    }
+    for (position, byte) in more.iter().take(4).enumerate() {
+        value += usize::from(byte & 0x7f) << (7 * position);
+        if byte & 0x80 == 0 {
+            return Some((value, position + 2));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use futures_util::StreamExt;
+    use proptest::collection::vec;
     use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::transport::Server;
+
+    use super::*;
+
+    const PREFACE_BYTES: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const END_HEADERS: u8 = 4;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+        let mut bytes = length[1..].to_vec();
+        bytes.extend([kind, flags, 0, 0, 0, 1]);
+        bytes.extend(payload);
+        bytes
     }
 
-    fn run(frames: &[Vec<u8>]) -> Vec<u8> {
-        let input = [vec![b'p'; PREFACE], frames.concat()].concat();
-        let mut out = Vec::new();
-        Rewriter::new().push(&input, &mut out);
-        let mut slow = Vec::new();
-        let mut rewriter = Rewriter::new();
-        input.iter().for_each(|byte| rewriter.push(&[*byte], &mut slow));
-        assert_eq!(out, slow, "chunks do not matter");
-        out.split_off(PREFACE)
+    fn headers(block: &[u8]) -> Vec<u8> {
+        frame(TYPE_HEADERS, END_HEADERS, block)
     }
 
-    const PATH: &[u8] = b"\x41\x06/a/b/c";
+    fn connection(frames: &[Vec<u8>]) -> Vec<u8> {
+        [PREFACE_BYTES, &frames.concat()].concat()
+    }
+
+    fn rewritten(input: &[u8], piece: usize) -> Vec<u8> {
+        let (mut rewriter, mut output) = (Rewriter::default(), Vec::new());
+        input.chunks(piece).for_each(|part| rewriter.push(part, &mut output));
+        output
+    }
+
+    /// Checks the output, fed whole and in pieces of several sizes.
+    #[track_caller]
+    fn check(input: &[Vec<u8>], expected: &[Vec<u8>]) {
+        let (input, expected) = (connection(input), connection(expected));
+        for piece in [input.len(), 1, 2, 3, 7, 10] {
+            assert_eq!(rewritten(&input, piece), expected, "in pieces of {piece}");
+        }
+    }
+
+    /// `before`, the replacement and the rest of a request come from a block with this value.
+    #[track_caller]
+    fn check_value(name: &[u8], value: &[u8]) {
+        let block = |value| [&[0x83, 0x86], name, value, b"\x5f\x01a\x84"].concat();
+        check(&[headers(&block(value))], &[headers(&block(REPLACEMENT))]);
+    }
+
+    fn text(content: &[u8]) -> Vec<u8> {
+        [&[u8::try_from(content.len()).unwrap()], content].concat()
+    }
 
     #[test]
-    fn t33_a_path_becomes_x() {
-        let block = [b"\x83\x86", PATH, b"\x5f\x01y"].concat();
-        let want = frame(1, 4, b"\x83\x86\x41\x01x\x5f\x01y");
-        assert_eq!(run(&[frame(1, 4, &block)]), want);
-    }
-
-    #[test]
-    fn t33_literal_names_are_found_raw_and_huffman_coded() {
-        let raw = [b"\x40\x0a:authority\x03%2F".as_slice(), b"\x82"].concat();
-        assert_eq!(run(&[frame(1, 4, &raw)]), frame(1, 4, b"\x40\x0a:authority\x01x\x82"));
-        let coded = [&[0x40, 0x88], &NAME_HUFFMAN[..], b"\x83abc"].concat();
-        let want = [&[0x40, 0x88], &NAME_HUFFMAN[..], b"\x01x"].concat();
-        assert_eq!(run(&[frame(1, 4, &coded)]), frame(1, 4, &want));
-    }
-
-    #[test]
-    fn t33_all_literal_forms_are_rewritten() {
-        for first in [0x41_u8, 0x01, 0x11] {
-            let block = [&[first, 0x83], b"abc".as_slice()].concat();
-            assert_eq!(run(&[frame(1, 4, &block)]), frame(1, 4, &[first, 1, b'x']));
+    fn every_literal_form_with_an_indexed_name() {
+        for first in [0x41, 0x01, 0x11] {
+            check_value(&[first], &text(b"/run/x.sock"));
+            check_value(&[first], b"\x86\xa0\xe4\x1d\x13\x9d\x09");
+            check_value(&[first], b"\x01y");
         }
     }
 
     #[test]
-    fn t33_padding_and_priority_are_skipped() {
-        let padded = [b"\x02", PATH, b"\0\0"].concat();
-        assert_eq!(run(&[frame(1, 0xc, &padded)]), frame(1, 0xc, b"\x02\x41\x01x\0\0"));
-        let priority = [b"\0\0\0\0\x10", PATH].concat();
-        assert_eq!(run(&[frame(1, 0x24, &priority)]), frame(1, 0x24, b"\0\0\0\0\x10\x41\x01x"));
-        let both = [b"\x01\0\0\0\0\x10", PATH, b"\0"].concat();
-        assert_eq!(run(&[frame(1, 0x2c, &both)]), frame(1, 0x2c, b"\x01\0\0\0\0\x10\x41\x01x\0"));
+    fn every_literal_form_with_a_literal_name() {
+        let huffman = [&[0x88], AUTHORITY_HUFFMAN].concat();
+        for first in [0x40, 0x00, 0x10] {
+            for name in [&text(AUTHORITY_RAW), &huffman] {
+                check_value(&[&[first], name.as_slice()].concat(), &text(b"x%2Frs.sock"));
+            }
+        }
     }
 
     #[test]
-    fn t33_continuations_and_cut_blocks_pass() {
-        let cut = b"\x83\x44\x20abc";
-        let frames = [frame(1, 0, cut), frame(9, 4, b"rest")];
-        assert_eq!(run(&frames), frames.concat());
-        let before = [PATH, b"\x44\x20abc"].concat();
-        assert_eq!(run(&[frame(1, 0, &before)]), frame(1, 0, b"\x41\x01x\x44\x20abc"));
+    fn value_with_a_length_of_several_bytes() {
+        check_value(&[0x41], &[&[0x7f, 0x80, 0x01], [b'/'; 255].as_slice()].concat());
     }
 
     #[test]
-    fn t33_what_needs_no_cure_passes() {
+    fn table_size_update_first() {
+        let block = |value: &[u8]| [b"\x3f\xe1\x1f\x41", value].concat();
+        check(&[headers(&block(b"\x02/a"))], &[headers(&block(REPLACEMENT))]);
+    }
+
+    #[test]
+    fn empty_value_and_other_names_are_left_alone() {
+        let other = b"\x41\x00\x40\x02te\x02/a\x40\x8a:authority\x02/a\x42\x02/a\x7e\x02/a\x0f\x02\x02/a";
+        check(&[headers(other)], &[headers(other)]);
+    }
+
+    #[test]
+    fn second_request_with_a_dynamic_index_is_untouched() {
+        let second = headers(b"\x83\x86\xc4\xc3\xff\x80\x01");
+        check(&[headers(b"\x41\x02/a"), second.clone()], &[headers(b"\x41\x01x"), second]);
+    }
+
+    #[test]
+    fn padding_and_priority() {
+        let cases: [(u8, &[u8], &[u8]); 4] = [
+            (0, b"", b""),
+            (FLAG_PADDED, b"\x03", b"\x41\x02/"),
+            (FLAG_PRIORITY, b"\x41\x03abc", b""),
+            (FLAG_PADDED | FLAG_PRIORITY, b"\x03\x41\x03abc", b"\x41\x02/"),
+        ];
+        for (flags, before, after) in cases {
+            let with =
+                |block: &[u8]| frame(TYPE_HEADERS, END_HEADERS | flags, &[before, block, after].concat());
+            check(&[with(b"\x83\x41\x02/a")], &[with(b"\x83\x41\x01x")]);
+        }
+    }
+
+    #[test]
+    fn malformed_frames_are_left_alone() {
+        let frames = [
+            headers(b""),
+            frame(TYPE_HEADERS, FLAG_PADDED, b"\xff\x41\x02/a"),
+            frame(TYPE_HEADERS, FLAG_PADDED | FLAG_PRIORITY, b"\x03\x41\x02/a"),
+            frame(TYPE_HEADERS, FLAG_PRIORITY, b"\x41\x02/a"),
+            headers(b"\x41\x7f\xff\xff\xff\xff\xff\x01"),
+        ];
+        check(&frames, &frames);
+    }
+
+    #[test]
+    fn other_frames_are_copied() {
         let frames = [
             frame(4, 0, b""),
-            frame(1, 4, b"\x83\xc4"),
-            frame(1, 4, b"\x41\x00\x83"),
-            frame(1, 4, b"\x3f\xe1\x1f\x83"),
-            frame(0, 1, PATH),
-            frame(1, 4, &[b'a'; MOST_FRAME + 1]),
-            frame(1, 0xc, b"\xff\x41\x01/"),
+            frame(0, 0, b"\x41\x02/a"),
+            frame(9, END_HEADERS, b"\x41\x02/a"),
+            frame(0, 0, &[1; 20_000]),
         ];
-        assert_eq!(run(&frames), frames.concat());
+        check(&frames, &frames);
+    }
+
+    #[test]
+    fn continuation_follows() {
+        let rest = frame(9, END_HEADERS, b"bc\x84");
+        check(
+            &[frame(TYPE_HEADERS, 0, b"\x41\x02/a\x44\x03a"), rest.clone()],
+            &[frame(TYPE_HEADERS, 0, b"\x41\x01x\x44\x03a"), rest],
+        );
+    }
+
+    #[test]
+    fn item_cut_off_is_copied() {
+        let item = b"\x40\x0a:authority\x03/ab";
+        for end in 1..item.len() {
+            let cut = frame(TYPE_HEADERS, 0, &item[..end]);
+            check(std::slice::from_ref(&cut), std::slice::from_ref(&cut));
+        }
+    }
+
+    #[test]
+    fn only_headers_over_the_limit_are_not_held_back() {
+        let of = |value: &[u8], length: usize| {
+            let mut block = [b"\x41", value].concat();
+            block.resize(length, 0x84);
+            headers(&block)
+        };
+        let next = headers(b"\x41\x01x");
+        let large = of(b"\x02/a", MAX_HELD);
+        check(&[large, next.clone()], &[of(b"\x01x", MAX_HELD - 1), next.clone()]);
+        let oversize = of(b"\x02/a", MAX_HELD + 1);
+        check(&[oversize.clone(), next.clone()], &[oversize.clone(), next]);
+
+        let mut output = Vec::new();
+        let start = &connection(&[oversize])[..PREFACE + HEADER + 5];
+        Rewriter::default().push(start, &mut output);
+        assert_eq!(output, start);
+    }
+
+    /// Frames that are nearly right, so that the inner parts are reached too.
+    fn hostile_frame() -> impl Strategy<Value = Vec<u8>> {
+        let item = prop_oneof![
+            vec(any::<u8>(), 0..8),
+            Just(b"\x41\x02/a".to_vec()),
+            Just(b"\x40\x0a:authority\x83abc".to_vec()),
+        ];
+        (0_u8..3, any::<u8>(), vec(item, 0..6))
+            .prop_map(|(kind, flags, items)| frame(kind, flags, &items.concat()))
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
-        fn arbitrary_bytes_pass_in_any_chunks(bytes in prop::collection::vec(any::<u8>(), 0..400), at in 0_usize..400) {
-            let input = [vec![0; PREFACE], bytes].concat();
-            let (mut whole, mut parts) = (Vec::new(), Vec::new());
-            Rewriter::new().push(&input, &mut whole);
-            let (a, b) = input.split_at(at.min(input.len()));
-            let mut rewriter = Rewriter::new();
-            rewriter.push(a, &mut parts);
-            rewriter.push(b, &mut parts);
-            prop_assert_eq!(whole, parts);
+        fn hostile_bytes_in_any_pieces(
+            frames in vec(hostile_frame(), 0..6),
+            tail in vec(any::<u8>(), 0..64),
+            sizes in vec(1_usize..40, 1..20),
+        ) {
+            let input = [connection(&frames), tail].concat();
+            let whole = rewritten(&input, input.len());
+            prop_assert!(whole.len() <= input.len());
+            let (mut rewriter, mut output, mut rest) = (Rewriter::default(), Vec::new(), input.as_slice());
+            for size in sizes.iter().cycle() {
+                let (part, more) = rest.split_at(rest.len().min(*size));
+                rewriter.push(part, &mut output);
+                rest = more;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(output, whole);
         }
+    }
+
+    #[tokio::test]
+    async fn reads_into_small_buffers_and_sees_the_end() {
+        let (mut client, server) = tokio::io::duplex(5);
+        let input = connection(&[headers(b"\x41\x02/a"), frame(0, 0, &[7; 300])]);
+        let expected = rewritten(&input, input.len());
+        let writer = tokio::spawn(async move { client.write_all(&input).await });
+        let (mut server, mut seen, mut small) = (AnyAuthority::new(server), Vec::new(), [0; 3]);
+        loop {
+            match server.read(&mut small).await.unwrap() {
+                0 => break,
+                count => seen.extend_from_slice(&small[..count]),
+            }
+        }
+        writer.await.unwrap().unwrap();
+        assert_eq!(seen, expected);
+    }
+
+    /// Type of the first frame of the answer to a health check with this authority.
+    async fn answer(wrap: bool, authority: &[u8]) -> u8 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.sock");
+        let incoming = UnixListenerStream::new(UnixListener::bind(&path).unwrap());
+        let server = Server::builder().add_service(tonic_health::server::health_reporter().1);
+        let task = if wrap {
+            let incoming = incoming.map(|stream| stream.map(AnyAuthority::new));
+            tokio::spawn(server_with(server, incoming))
+        } else {
+            tokio::spawn(server_with(server, incoming))
+        };
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        client.write_all(&health_check(authority)).await.unwrap();
+        let kind = tokio::time::timeout(Duration::from_secs(10), first_on_stream(&mut client)).await.unwrap();
+        task.abort();
+        kind
+    }
+
+    async fn server_with<S, I>(server: tonic::transport::server::Router, incoming: I)
+    where
+        S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        I: futures_util::Stream<Item = io::Result<S>>,
+    {
+        server.serve_with_incoming(incoming).await.unwrap();
+    }
+
+    fn health_check(authority: &[u8]) -> Vec<u8> {
+        let block = [
+            b"\x83\x86\x44".as_slice(),
+            &text(b"/grpc.health.v1.Health/Check"),
+            b"\x41",
+            authority,
+            b"\x5f",
+            &text(b"application/grpc"),
+            b"\x40\x02te\x08trailers",
+        ]
+        .concat();
+        let mut settings = frame(4, 0, b"");
+        settings[8] = 0;
+        connection(&[settings, headers(&block), frame(0, 1, &[0; 5])])
+    }
+
+    async fn first_on_stream(client: &mut UnixStream) -> u8 {
+        loop {
+            let mut header = [0; HEADER];
+            client.read_exact(&mut header).await.unwrap();
+            let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+            client.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            if header[8] == 1 && [TYPE_HEADERS, 3].contains(&header[3]) {
+                return header[3];
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn server_answers_what_it_would_reset() {
+        const RST_STREAM: u8 = 3;
+        for bad in [text(b"/run/x.sock"), text(b"run%2Fx.sock")] {
+            assert_eq!(answer(false, &bad).await, RST_STREAM);
+            assert_eq!(answer(true, &bad).await, TYPE_HEADERS);
+        }
+        let huffman = b"\x86\xa0\xe4\x1d\x13\x9d\x09";
+        assert_eq!(answer(false, huffman).await, TYPE_HEADERS);
+        assert_eq!(answer(true, huffman).await, TYPE_HEADERS);
+        // Left alone, so refused as before.
+        assert_eq!(answer(true, b"\x00").await, RST_STREAM);
     }
 }

@@ -92,7 +92,7 @@ fn t47_a_second_server_is_refused_with_the_path() {
     let output = second.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("azure.sock") && text.contains("another process listens"), "{text}");
+    assert!(text.contains("azure.sock") && text.contains("another process answers"), "{text}");
     assert!(mount(dir.path()).status.success(), "the first one goes on");
 }
 
