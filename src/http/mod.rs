@@ -271,8 +271,14 @@ impl Http {
 
     /// Reads a bounded body; the error says whether it was too large.
     async fn body(&self, body: Incoming) -> Result<SecretBytes, bool> {
-        let mut body = Limited::new(body, self.0.settings.max_response);
-        let mut bytes = zeroize::Zeroizing::new(Vec::new());
+        let most = self.0.settings.max_response;
+        let announced = usize::try_from(hyper::body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
+        if announced > most {
+            return Err(true);
+        }
+        let mut body = Limited::new(body, most);
+        // Room for what was announced at once: a vector that grows would leave copies behind.
+        let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(announced));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| error.is::<http_body_util::LengthLimitError>())?;
             if let Some(data) = frame.data_ref() {
