@@ -113,7 +113,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(super) fn transport(what: &str, failure: &Failure) -> Problem {
     let hint = match failure.kind {
         FailureKind::NoSuchHost | FailureKind::Resolver => {
-            "check keyvaultName, cloudName and the private DNS zone"
+            "DNS gave no such name; check keyvaultName, cloudName and the private DNS zone"
         }
         FailureKind::Refused | FailureKind::ConnectTimeout => "check network, firewall and private endpoint",
         FailureKind::Silent => "the network or the store swallows requests; check both",
