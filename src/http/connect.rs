@@ -27,6 +27,8 @@ use super::{Counters, Settings, Target};
 /// Receive windows of HTTP/2: a whole answer fits without waiting for an update.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Requests sent before the server said how many it takes at once.
+const FIRST_STREAMS: usize = 10;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -272,6 +274,7 @@ async fn handshake(wire: Wire, http2: bool, mark: Arc<Mark>) -> Result<Opened, F
             .adaptive_window(false)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_max_send_streams(FIRST_STREAMS)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(false)

@@ -220,7 +220,7 @@ pub(super) fn lost(error: &hyper::Error, http2: bool, text: &str) -> bool {
         next = source.source();
     }
     // The HTTP/2 errors hide their cause: all but the reset of a single stream end the connection.
-    http2 && (!text.contains("stream error") || text.contains("refused stream"))
+    http2 && !text.contains("stream error")
 }
 
 fn gone(kind: io::ErrorKind) -> bool {

@@ -144,6 +144,8 @@ struct Target {
 enum Trouble {
     /// The connection was gone before any answer: another one may help.
     Lost(Fault),
+    /// The server had too many requests on this connection and did not look at this one.
+    Refused(Fault),
     /// Anything else.
     Final(Fault),
 }
@@ -191,7 +193,8 @@ impl Http {
 }
 
 impl Inner {
-    /// One request; once more on a new connection if a reused one turned out to be closed.
+    /// One request; once more if a reused connection turned out to be closed, or the server did not
+    /// take the request up.
     async fn attempt(
         &self,
         target: &Target,
@@ -199,16 +202,14 @@ impl Inner {
         progress: &Progress,
     ) -> Result<Answer, Fault> {
         let lease = self.pool.lease(&self.opener, target, progress, false).await?;
-        if !lease.reused() {
-            return flat(self.exchange(target, lease, request, progress).await);
-        }
+        let reused = lease.reused();
         match self.exchange(target, lease, request.clone(), progress).await {
-            Err(Trouble::Lost(_)) => {
-                let lease = self.pool.lease(&self.opener, target, progress, true).await?;
-                flat(self.exchange(target, lease, request, progress).await)
-            }
-            other => flat(other),
+            Err(Trouble::Lost(_)) if reused => {}
+            Err(Trouble::Refused(_)) => {}
+            other => return flat(other),
         }
+        let lease = self.pool.lease(&self.opener, target, progress, true).await?;
+        flat(self.exchange(target, lease, request, progress).await)
     }
 
     /// Sends on `lease` and reads the answer.
@@ -272,6 +273,8 @@ impl Inner {
         if failure::lost(error, http2, &detail) {
             let detail = format!("the connection was closed before an answer: {detail}");
             Trouble::Lost(Fault::new(FailureKind::Closed, Some(address), detail))
+        } else if http2 && detail.contains("refused stream") {
+            Trouble::Refused(Fault::new(FailureKind::Protocol, Some(address), detail))
         } else {
             Trouble::Final(Fault::new(FailureKind::Protocol, Some(address), detail))
         }
@@ -341,7 +344,7 @@ impl Target {
 /// Forgets whether another connection could help.
 fn flat(result: Result<Answer, Trouble>) -> Result<Answer, Fault> {
     result.map_err(|trouble| match trouble {
-        Trouble::Lost(fault) | Trouble::Final(fault) => fault,
+        Trouble::Lost(fault) | Trouble::Refused(fault) | Trouble::Final(fault) => fault,
     })
 }
 
