@@ -1,3 +1,4 @@
 //! What tests stand on.
 
+#[allow(dead_code, reason = "shared with the benches")]
 pub mod vault;
