@@ -174,10 +174,10 @@ async fn first_mounts(store: &StandIn, http1: bool) {
         store.latency(Duration::from_millis(latency));
         let server = Server::start(store, &["--start-max-age", "0"]);
         let mut client = server.client().await;
-        client.mount(request(store, 9000, 0, 1)).await.unwrap();
+        client.mount(request(store, 900_000, 0, 1)).await.unwrap();
         for (objects, goal) in [1, 20, 100].into_iter().zip(goals) {
             let turns = if latency == 0 { 100 } else { 25 };
-            let requests = (0..turns).map(|turn| request(store, 1000 + objects, turn, objects)).collect();
+            let requests = (0..turns).map(|turn| request(store, 1000 * objects + turn, 0, objects)).collect();
             let (ms, cpu) = measure(&server, &mut client, requests).await;
             let wire = if http1 { "HTTP/1.1" } else { "HTTP/2" };
             let what = format!("first mount, store {latency} ms, {objects} objects, {wire}");
