@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -30,7 +30,7 @@ struct State {
     federated: HashSet<String>,
     /// Statuses with headers for the next requests to the vault.
     faults: Vec<Reply>,
-    log: Vec<String>,
+    log: Vec<(String, Instant)>,
     /// Whether the vault refuses everyone.
     denied: bool,
     /// Wait before each answer.
@@ -107,7 +107,12 @@ impl StandIn {
 
     /// Takes the list of requests.
     pub fn log(&self) -> Vec<String> {
-        std::mem::take(&mut self.state.lock().unwrap().log)
+        std::mem::take(&mut self.state.lock().unwrap().log).into_iter().map(|(line, _)| line).collect()
+    }
+
+    /// The requests so far, each with the moment it came.
+    pub fn times(&self) -> Vec<(String, Instant)> {
+        self.state.lock().unwrap().log.clone()
     }
 }
 
@@ -142,12 +147,13 @@ async fn answer(
     let query = parts.uri.query().unwrap_or("").to_owned();
     let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or("");
     let metadata = parts.headers.get("metadata").is_some();
+    let came = Instant::now();
     let latency = state.lock().unwrap().latency;
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
     let mut state = state.lock().unwrap();
-    state.log.push(format!("{} {path}", parts.method));
+    state.log.push((format!("{} {path}", parts.method), came));
     let (status, header, body) = if path == format!("/{TENANT}/oauth2/v2.0/token") {
         entra(&state, &body)
     } else if path == "/metadata/identity/oauth2/token" {
