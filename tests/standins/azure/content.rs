@@ -127,7 +127,7 @@ pub struct ObjectVersion {
     pub jwk: Option<Map<String, Value>>,
     /// A certificate's DER in base64.
     pub cer: Option<String>,
-    /// A PEM file with the certificate, beside the content file.
+    /// A PEM file whose first certificate it is, beside the content file.
     pub cer_file: Option<String>,
     /// The secret's content type.
     pub content_type: Option<String>,
@@ -189,7 +189,8 @@ impl Store {
                 if let Some(file) = &version.cer_file {
                     let pem =
                         std::fs::read_to_string(folder.join(file)).map_err(|e| format!("{file}: {e}"))?;
-                    version.cer = Some(pem.lines().filter(|line| !line.starts_with("-----")).collect());
+                    let lines = pem.lines().skip_while(|line| !line.starts_with("-----BEGIN CERT")).skip(1);
+                    version.cer = Some(lines.take_while(|line| !line.starts_with("-----")).collect());
                 }
             }
         }

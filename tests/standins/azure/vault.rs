@@ -9,7 +9,7 @@ use super::access::{self, Access, Refused};
 use super::content::{Denial, Kind, Right, Vault, Version, latest};
 use super::{CLOUDS, Shared};
 
-const VERSIONS: [&str; 11] = [
+const VERSIONS: [&str; 12] = [
     "2016-10-01",
     "7.0",
     "7.1",
@@ -21,6 +21,7 @@ const VERSIONS: [&str; 11] = [
     "7.6-preview.2",
     "2025-06-01-preview",
     "2025-07-01",
+    "2026-04-01",
 ];
 const PAGE: usize = 25;
 const LOCATION: &str = "westeurope";
@@ -86,7 +87,7 @@ impl Asked<'_> {
             None => return error(400, "BadParameter", None, "api-version must be specified"),
             Some(version) if !VERSIONS.contains(&version) => {
                 let text = format!(
-                    "The specified version ({version}) is not recognized. Consider using the latest supported version (2025-07-01)."
+                    "The specified version ({version}) is not recognized. Consider using the latest supported version (2026-04-01)."
                 );
                 return error(400, "BadParameter", None, &text);
             }
