@@ -19,7 +19,7 @@ pub(super) fn run(args: Check) -> Result<(), Failed> {
     let mut stores = args.stores.clone();
     // Nothing is read, so the local store needs no root to be checked.
     stores.local_root.get_or_insert_with(|| "/".into());
-    let backends = serve::open(&stores, &fetch::Settings::default())?;
+    let (backends, _) = serve::open(&stores, &fetch::Settings::default())?;
     let mut findings = Vec::new();
     for class in &manifests.classes {
         match backends.iter().find(|backend| backend.name() == class.provider) {

@@ -37,15 +37,18 @@ pub(super) fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failed>
 }
 
 /// Opens the backends that the flags switch on.
-pub(super) fn open(stores: &Stores, engine: &fetch::Settings) -> Result<Vec<Arc<dyn Gather>>, Failed> {
-    let http = crate::http::Settings {
+pub(super) fn open(
+    stores: &Stores,
+    engine: &fetch::Settings,
+) -> Result<(Vec<Arc<dyn Gather>>, Http), Failed> {
+    let http = Http::new(crate::http::Settings {
         connect_timeout: stores.connect_timeout,
         try_timeout: stores.try_timeout,
         max_response: stores.max_response_bytes,
         max_connections: stores.max_connections,
         connect_to: stores.connect_to.clone(),
         ..crate::http::Settings::from_env()
-    };
+    });
     let cloud = azure::cloud::by_name(&stores.azure_cloud_name).ok_or_else(|| {
         Failed::input(format!("--azure-cloud-name {:?} is not valid", stores.azure_cloud_name))
     })?;
@@ -57,7 +60,7 @@ pub(super) fn open(stores: &Stores, engine: &fetch::Settings) -> Result<Vec<Arc<
             split: stores.azure_write_cert_and_key_in_separate_files,
         },
     };
-    Ok(backends::open(&settings, &Http::new(http), engine))
+    Ok((backends::open(&settings, &http, engine), http))
 }
 
 /// The engine's bounds from the flags.
@@ -90,7 +93,7 @@ async fn serve(args: Serve) -> Result<(), Failed> {
     let mut stop = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let backends = open(&args.stores, &engine(&args.engine))?;
+    let (backends, http) = open(&args.stores, &engine(&args.engine))?;
     let metrics = Arc::new(Metrics::default());
     let settings = server::Settings {
         directories: args.socket_dir.clone(),
@@ -108,6 +111,7 @@ async fn serve(args: Serve) -> Result<(), Failed> {
     let pages = admin::Pages {
         sockets: Arc::new(running.sockets.clone()),
         metrics,
+        http,
         backends: Arc::new(backends.clone()),
     };
     let admin_address = listener.local_addr().map_or_else(|_| args.admin_addr.to_string(), |a| a.to_string());

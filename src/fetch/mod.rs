@@ -120,6 +120,8 @@ pub struct Fetch<B: Backend> {
     values: Arc<Values<B>>,
     limits: Arc<Limits>,
     key: hmac::Key,
+    /// Greatest `maxAge` that a class asked for, in seconds: values must live so long.
+    class_age: AtomicU64,
 }
 
 impl<B: Backend> Fetch<B> {
@@ -134,6 +136,7 @@ impl<B: Backend> Fetch<B> {
             limits: Arc::new(Limits::new(settings.reads_per_store)),
             settings: settings.clone(),
             key,
+            class_age: AtomicU64::new(0),
         }
     }
 
@@ -146,7 +149,8 @@ impl<B: Backend> Fetch<B> {
     /// Drops what has become too old to serve.
     pub fn sweep(&self) {
         self.sessions.sweep(Duration::MAX);
-        self.values.sweep(self.settings.repeat_max_age.max(self.settings.pinned_max_age));
+        let class_age = Duration::from_secs(self.class_age.load(Ordering::Relaxed));
+        self.values.sweep(self.settings.repeat_max_age.max(self.settings.pinned_max_age).max(class_age));
     }
 
     /// Values now in memory: entries and bytes.
@@ -244,6 +248,9 @@ impl<B: Backend> Fetch<B> {
 
     /// The age that a value may have.
     pub fn max_age(&self, occasion: Occasion, class: Option<Duration>) -> Duration {
+        if let Some(age) = class {
+            self.class_age.fetch_max(age.as_secs() + 1, Ordering::Relaxed);
+        }
         match occasion {
             Occasion::First => self.settings.start_max_age,
             Occasion::Repeat => class.unwrap_or(self.settings.repeat_max_age),

@@ -1,210 +1,375 @@
-//! Connections to one host: one for HTTP/2, or up to a bound for HTTP/1.1.
+//! Connections kept for the next request, by authority.
+//!
+//! HTTP/2: one connection for all requests. HTTP/1.1: one request at a time on each connection, as
+//! many connections as the limit allows, in the order of arrival. As long as it is not known which
+//! of the two an authority speaks, and whenever its HTTP/2 connection is to be opened again, one
+//! request opens a connection and the others wait for it, and share its failure.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
-use http::{Request, Response, Uri, header};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use super::connect::{Connector, Wire};
-use super::{Failure, FailureKind};
+use super::connect::{Opened, Opener, Sender, Task};
+use super::failure::{FailureKind, Fault, Mark, Progress};
+use super::{Target, held};
 
-/// A connection that was unused for longer is not used again.
-const MOST_IDLE: Duration = Duration::from_secs(60);
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_WAIT: Duration = Duration::from_secs(5);
+/// Connections without a request are closed after this time.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+/// How often idle connections are looked for, as long as there are any.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long an idle connection may take to be ready; one that is not is replaced.
+const READY: Duration = Duration::from_millis(100);
 
-type Body = Full<Bytes>;
-
-struct Shared {
-    sender: http2::SendRequest<Body>,
-    number: u64,
-    used: Instant,
+/// All connections of a client.
+pub(super) struct Pool {
+    authorities: Mutex<HashMap<Target, Arc<Authority>>>,
+    limit: usize,
+    sweeping: AtomicBool,
 }
 
-struct Idle {
-    sender: http1::SendRequest<Body>,
-    since: Instant,
+/// Connections to one authority.
+struct Authority {
+    /// Held by the one request that opens a connection for all.
+    turn: Semaphore,
+    /// One for each HTTP/1.1 connection in use.
+    permits: Arc<Semaphore>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    shared: Option<Shared>,
-    idle: Vec<Idle>,
-    /// Known once a connection was made.
     http1: bool,
-    made: u64,
+    shared: Option<Arc<Shared>>,
+    idle: Vec<Idle>,
+    /// Connections opened in turn or failed to; who waited meanwhile takes over the outcome.
+    attempts: u64,
+    failed: Option<Fault>,
 }
 
-/// The connections of one host.
-pub(super) struct Slot {
-    state: Mutex<State>,
-    /// Held while the protocol is unknown or the shared connection is being made.
-    gate: tokio::sync::Mutex<()>,
-    places: Arc<Semaphore>,
+/// HTTP/2 connection.
+struct Shared {
+    sender: http2::SendRequest<Full<Bytes>>,
+    mark: Arc<Mark>,
+    used: Mutex<Instant>,
+    _task: Task,
 }
 
-/// One connection for one request.
-pub(super) enum Link {
-    /// Shared with other requests.
-    H2 { sender: http2::SendRequest<Body>, number: u64, reused: bool },
-    /// Ours alone until it is released.
-    H1 { sender: http1::SendRequest<Body>, reused: bool, place: OwnedSemaphorePermit },
+/// HTTP/1.1 connection between two requests.
+struct Idle {
+    line: Line,
+    since: Instant,
 }
 
-impl Slot {
-    pub(super) fn new(most: usize) -> Self {
-        Self {
-            state: Mutex::default(),
-            gate: tokio::sync::Mutex::new(()),
-            places: Arc::new(Semaphore::new(most.max(1))),
-        }
+/// HTTP/1.1 connection.
+struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+    mark: Arc<Mark>,
+    _task: Task,
+}
+
+/// Right to send one request on a connection. Dropped before [`Lease::finish`], it closes an
+/// HTTP/1.1 connection and leaves an HTTP/2 one alone.
+pub(super) struct Lease {
+    way: Way,
+    mark: Arc<Mark>,
+    reused: bool,
+}
+
+enum Way {
+    Single { line: Line, authority: Arc<Authority>, permit: OwnedSemaphorePermit },
+    Shared(Arc<Shared>),
+}
+
+/// What a look at the state showed.
+enum Glance {
+    Shared(Arc<Shared>),
+    Http1,
+    /// A connection has to be opened in turn; the number of those opened before.
+    Open(u64),
+}
+
+impl Pool {
+    pub(super) fn new(limit: usize) -> Self {
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
+        Self { authorities: Mutex::default(), limit, sweeping: AtomicBool::new(false) }
     }
 
-    /// A connection to send on: kept, or new.
-    pub(super) async fn acquire(&self, connector: &Connector, uri: &Uri) -> Result<Link, Failure> {
-        if let Some(link) = self.shared(true) {
-            return Ok(link);
-        }
-        if !self.lock().http1 {
-            let _gate = self.gate.lock().await;
-            if let Some(link) = self.shared(true) {
-                return Ok(link);
+    /// Gives a connection to `target`; with `fresh` not one that was idle.
+    pub(super) async fn lease(
+        self: &Arc<Self>,
+        opener: &Opener,
+        target: &Target,
+        progress: &Progress,
+        fresh: bool,
+    ) -> Result<Lease, Fault> {
+        progress.restart();
+        let authority = self.authority(target);
+        let lease = loop {
+            let before = match authority.glance() {
+                Glance::Shared(shared) => break Lease::shared(shared, true),
+                Glance::Http1 => break authority.single(opener, target, progress, fresh).await?,
+                Glance::Open(before) => before,
+            };
+            let _turn = authority.turn.acquire().await.map_err(|_| closing())?;
+            if let Some(outcome) = authority.outcome_since(before) {
+                outcome?;
+                continue;
             }
-            if !self.lock().http1 {
-                return self.first(connector, uri).await;
+            let opened = opener.open(target, progress).await;
+            break authority.settle(opened)?.lease(&authority).await?;
+        };
+        self.sweep_later();
+        Ok(lease)
+    }
+
+    /// Drops the connections to `target` that were marked as bad.
+    pub(super) fn prune(&self, target: &Target) {
+        let found = held(&self.authorities).get(target).cloned();
+        if let Some(authority) = found {
+            drop(authority.glance());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        held(&self.authorities).is_empty()
+    }
+
+    fn authority(&self, target: &Target) -> Arc<Authority> {
+        let mut authorities = held(&self.authorities);
+        if let Some(found) = authorities.get(target) {
+            return Arc::clone(found);
+        }
+        let state = State { http1: !target.https, ..State::default() };
+        let made = Arc::new(Authority {
+            turn: Semaphore::new(1),
+            permits: Arc::new(Semaphore::new(self.limit)),
+            state: Mutex::new(state),
+        });
+        authorities.insert(target.clone(), Arc::clone(&made));
+        made
+    }
+
+    /// Makes sure that idle connections are looked for.
+    fn sweep_later(self: &Arc<Self>) {
+        if !self.sweeping.swap(true, Ordering::AcqRel) {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+
+    /// Drops what was idle too long; true if nothing is left.
+    fn sweep(&self) -> bool {
+        let mut authorities = held(&self.authorities);
+        // An authority that only the map knows has no lease and no one waiting.
+        authorities.retain(|_, authority| !authority.sweep() || Arc::strong_count(authority) > 1);
+        let empty = authorities.is_empty();
+        if empty {
+            self.sweeping.store(false, Ordering::Release);
+        }
+        empty
+    }
+}
+
+/// Runs until the pool is empty or gone.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if pool.upgrade().is_none_or(|pool| pool.sweep()) {
+            return;
+        }
+    }
+}
+
+/// Connection opened in turn.
+enum Settled {
+    Shared(Arc<Shared>),
+    Line(Line),
+}
+
+impl Settled {
+    async fn lease(self, authority: &Arc<Authority>) -> Result<Lease, Fault> {
+        match self {
+            Self::Shared(shared) => Ok(Lease::shared(shared, false)),
+            Self::Line(line) => {
+                let permit = authority.permit().await?;
+                Ok(Lease::single(line, authority, permit, false))
             }
         }
-        let place = self.place().await;
-        if let Some(sender) = self.idle() {
-            return Ok(Link::H1 { sender, reused: true, place });
-        }
-        let (wire, h2) = connector.connect(uri).await?;
-        if h2 { self.share(wire, uri).await } else { alone(wire, uri, place).await }
     }
+}
 
-    /// Makes the connection that tells the protocol.
-    async fn first(&self, connector: &Connector, uri: &Uri) -> Result<Link, Failure> {
-        let (wire, h2) = connector.connect(uri).await?;
-        if h2 {
-            return self.share(wire, uri).await;
-        }
-        self.lock().http1 = true;
-        alone(wire, uri, self.place().await).await
-    }
-
-    async fn place(&self) -> OwnedSemaphorePermit {
-        self.places.clone().acquire_owned().await.expect("the semaphore is never closed")
-    }
-
-    fn shared(&self, reused: bool) -> Option<Link> {
-        let mut state = self.lock();
-        let shared = state.shared.as_mut()?;
-        if shared.sender.is_closed() || shared.used.elapsed() > MOST_IDLE {
+impl Authority {
+    /// What can be used now; forgets connections that cannot.
+    fn glance(&self) -> Glance {
+        let mut state = held(&self.state);
+        if let Some(shared) = &state.shared {
+            if shared.usable() {
+                return Glance::Shared(Arc::clone(shared));
+            }
             state.shared = None;
-            return None;
         }
-        shared.used = Instant::now();
-        Some(Link::H2 { sender: shared.sender.clone(), number: shared.number, reused })
+        if state.http1 { Glance::Http1 } else { Glance::Open(state.attempts) }
     }
 
-    async fn share(&self, wire: Box<dyn Wire>, uri: &Uri) -> Result<Link, Failure> {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WAIT)
-            .handshake(TokioIo::new(wire))
-            .await
-            .map_err(|_| closed(uri))?;
-        // Ends with its last sender; the requests on it see its errors.
-        tokio::spawn(async move { drop(connection.await) });
-        let mut state = self.lock();
-        state.http1 = false;
-        state.made += 1;
-        let number = state.made;
-        state.shared = Some(Shared { sender: sender.clone(), number, used: Instant::now() });
-        Ok(Link::H2 { sender, number, reused: false })
+    /// Outcome of the last attempt, if there was one since `before`.
+    fn outcome_since(&self, before: u64) -> Option<Result<(), Fault>> {
+        let state = held(&self.state);
+        (state.attempts != before).then(|| state.failed.clone().map_or(Ok(()), Err))
     }
 
-    fn idle(&self) -> Option<http1::SendRequest<Body>> {
-        let mut state = self.lock();
-        state.idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() <= MOST_IDLE);
-        state.idle.pop().map(|idle| idle.sender)
-    }
-
-    /// Takes a connection back after a complete answer.
-    pub(super) fn release(&self, link: Link) {
-        if let Link::H1 { sender, place, .. } = link {
-            self.lock().idle.push(Idle { sender, since: Instant::now() });
-            drop(place);
-        }
-    }
-
-    /// Keeps a connection from being used again; one of HTTP/1.1 ends with its link.
-    pub(super) fn give_up(&self, link: &Link) {
-        let mut state = self.lock();
-        match link {
-            Link::H2 { number, .. } if state.shared.as_ref().is_some_and(|s| s.number == *number) => {
-                state.shared = None;
+    /// Records the outcome of an attempt.
+    fn settle(&self, opened: Result<Opened, Fault>) -> Result<Settled, Fault> {
+        let mut state = held(&self.state);
+        state.attempts += 1;
+        let Opened { mark, task, sender } = match opened {
+            Ok(opened) => opened,
+            Err(fault) => {
+                state.failed = Some(fault.clone());
+                return Err(fault);
             }
-            Link::H2 { .. } => {}
-            // The protocol is asked anew, in case the host changed.
-            Link::H1 { .. } => state.idle.clear(),
+        };
+        state.failed = None;
+        match sender {
+            Sender::Http1(sender) => {
+                state.http1 = true;
+                Ok(Settled::Line(Line { sender, mark, _task: task }))
+            }
+            Sender::Http2(sender) => {
+                state.http1 = false;
+                state.idle.clear();
+                let used = Mutex::new(Instant::now());
+                let shared = Arc::new(Shared { sender, mark, used, _task: task });
+                state.shared = Some(Arc::clone(&shared));
+                Ok(Settled::Shared(shared))
+            }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Fault> {
+        Arc::clone(&self.permits).acquire_owned().await.map_err(|_| closing())
+    }
+
+    /// Gives an HTTP/1.1 connection, when it is this request's turn.
+    async fn single(
+        self: &Arc<Self>,
+        opener: &Opener,
+        target: &Target,
+        progress: &Progress,
+        fresh: bool,
+    ) -> Result<Lease, Fault> {
+        let permit = self.permit().await?;
+        while let Some(mut line) = self.take_idle() {
+            if !fresh && matches!(timeout(READY, line.sender.ready()).await, Ok(Ok(()))) {
+                return Ok(Lease::single(line, self, permit, true));
+            }
+        }
+        let opened = opener.open(target, progress).await?;
+        match self.settle(Ok(opened))? {
+            Settled::Shared(shared) => Ok(Lease::shared(shared, false)),
+            Settled::Line(line) => Ok(Lease::single(line, self, permit, false)),
+        }
+    }
+
+    /// The connection that was used last, if any is still good.
+    fn take_idle(&self) -> Option<Line> {
+        let mut state = held(&self.state);
+        while let Some(idle) = state.idle.pop() {
+            if idle.usable() {
+                return Some(idle.line);
+            }
+        }
+        None
+    }
+
+    /// Drops what was idle too long; true if nothing is left.
+    fn sweep(&self) -> bool {
+        let mut state = held(&self.state);
+        state.idle.retain(Idle::usable);
+        // A connection in use is known to more than the state.
+        let spent = |shared: &Arc<Shared>| !shared.usable() && Arc::strong_count(shared) == 1;
+        if state.shared.as_ref().is_some_and(spent) {
+            state.shared = None;
+        }
+        state.idle.is_empty() && state.shared.is_none()
     }
 }
 
-async fn alone(wire: Box<dyn Wire>, uri: &Uri, place: OwnedSemaphorePermit) -> Result<Link, Failure> {
-    let (sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| closed(uri))?;
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(Link::H1 { sender, reused: false, place })
-}
-
-fn closed(uri: &Uri) -> Failure {
-    Failure {
-        kind: FailureKind::Closed,
-        host: uri.host().unwrap_or_default().to_owned(),
-        address: None,
-        after: Duration::ZERO,
-        detail: "in the HTTP handshake".to_owned(),
+impl Shared {
+    fn usable(self: &Arc<Self>) -> bool {
+        let idle = Arc::strong_count(self) == 1 && held(&self.used).elapsed() >= IDLE_LIMIT;
+        !idle && !self.mark.is_bad() && !self.sender.is_closed()
     }
 }
 
-impl Link {
-    /// Whether the connection served other requests before.
+impl Idle {
+    fn usable(&self) -> bool {
+        self.since.elapsed() < IDLE_LIMIT && !self.line.mark.is_bad() && !self.line.sender.is_closed()
+    }
+}
+
+impl Lease {
+    fn shared(shared: Arc<Shared>, reused: bool) -> Self {
+        Self { mark: Arc::clone(&shared.mark), way: Way::Shared(shared), reused }
+    }
+
+    fn single(line: Line, authority: &Arc<Authority>, permit: OwnedSemaphorePermit, reused: bool) -> Self {
+        let mark = Arc::clone(&line.mark);
+        Self { way: Way::Single { line, authority: Arc::clone(authority), permit }, mark, reused }
+    }
+
+    /// Whether the connection served or may have served other requests before.
     pub(super) fn reused(&self) -> bool {
-        match self {
-            Self::H2 { reused, .. } | Self::H1 { reused, .. } => *reused,
+        self.reused
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.way, Way::Shared(_))
+    }
+
+    pub(super) fn mark(&self) -> &Arc<Mark> {
+        &self.mark
+    }
+
+    /// Sends and waits for the head of the answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        match &mut self.way {
+            Way::Single { line, .. } => line.sender.send_request(request).await,
+            Way::Shared(shared) => {
+                // Requests above the server's number of streams wait inside the connection.
+                let mut sender = shared.sender.clone();
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
         }
     }
 
-    pub(super) async fn send(&mut self, request: Request<Bytes>) -> hyper::Result<Response<Incoming>> {
-        let (mut parts, body) = request.into_parts();
-        match self {
-            Self::H2 { sender, .. } => {
-                sender.ready().await?;
-                sender.send_request(Request::from_parts(parts, Full::new(body))).await
-            }
-            Self::H1 { sender, .. } => {
-                if let Some(host) = parts.uri.authority().and_then(|a| a.as_str().parse().ok()) {
-                    parts.headers.insert(header::HOST, host);
+    /// The answer was read to its end: the connection may serve the next request.
+    pub(super) fn finish(self) {
+        match self.way {
+            Way::Single { line, authority, permit } => {
+                if !line.sender.is_closed() {
+                    held(&authority.state).idle.push(Idle { line, since: Instant::now() });
                 }
-                let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-                parts.uri = Uri::from(path);
-                sender.ready().await?;
-                sender.send_request(Request::from_parts(parts, Full::new(body))).await
+                drop(permit); // only now, so that the next request finds the connection
             }
+            Way::Shared(shared) => *held(&shared.used) = Instant::now(),
         }
     }
+}
+
+/// The semaphores are never closed; this keeps the code free of panics.
+fn closing() -> Fault {
+    Fault::new(FailureKind::Protocol, None, "the client is shutting down")
 }

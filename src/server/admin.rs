@@ -12,6 +12,7 @@ use axum::routing::get;
 
 use super::dial;
 use crate::gather::Gather;
+use crate::http::Http;
 use crate::telemetry::metrics::Metrics;
 
 /// Time that a socket has to answer a probe.
@@ -24,6 +25,8 @@ pub struct Pages {
     pub sockets: Arc<Vec<PathBuf>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Client whose counters are shown.
+    pub http: Http,
     /// Backends whose memory is shown.
     pub backends: Arc<Vec<Arc<dyn Gather>>>,
 }
@@ -49,6 +52,7 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
         let (entries, bytes) = backend.kept();
         pages.metrics.kept(backend.name(), entries, bytes);
     }
+    pages.metrics.http(&pages.http.stats());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], pages.metrics.text())
 }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::error::Kind;
+use crate::http::Stats;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Result {
@@ -50,6 +51,9 @@ pub struct Metrics {
     reads: Family<Source, Counter>,
     cached: Family<Backend, Gauge>,
     bytes: Family<Backend, Gauge>,
+    opened: Counter,
+    silent: Counter,
+    requests: Counter,
 }
 
 /// Upper bounds of the duration histogram, in seconds.
@@ -66,7 +70,15 @@ impl Default for Metrics {
         registry.register("reads", "Objects by where the answer came from", reads.clone());
         registry.register("cached_values", "Values in memory", cached.clone());
         registry.register("cached_bytes", "Bytes of the values in memory, with overhead", bytes.clone());
-        Self { registry, mounts, seconds, reads, cached, bytes }
+        let (opened, silent, requests) = (Counter::default(), Counter::default(), Counter::default());
+        registry.register("connections_opened", "Connections to stores", opened.clone());
+        registry.register(
+            "connections_silent",
+            "Connections given up because no answer came",
+            silent.clone(),
+        );
+        registry.register("http_requests", "Requests to stores and login services", requests.clone());
+        Self { registry, mounts, seconds, reads, cached, bytes, opened, silent, requests }
     }
 }
 
@@ -93,6 +105,15 @@ impl Metrics {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.cached.get_or_create(&Backend { backend }).set(gauge(entries));
         self.bytes.get_or_create(&Backend { backend }).set(gauge(bytes));
+    }
+
+    /// Takes over what the HTTP client counted.
+    pub fn http(&self, stats: &Stats) {
+        let Stats { opened, dropped_silent, requests } = *stats;
+        let all = [(&self.opened, opened), (&self.silent, dropped_silent), (&self.requests, requests)];
+        for (counter, now) in all {
+            counter.inc_by(now.saturating_sub(counter.get()));
+        }
     }
 
     /// The text that Prometheus reads.

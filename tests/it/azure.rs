@@ -19,8 +19,8 @@ use crate::support::vault::{CLIENT, StandIn, TENANT};
 fn open(store: &StandIn) -> Arc<dyn Gather> {
     let http = Http::new(http::Settings {
         connect_to: store.connect_to.clone(),
-        roots: Roots::Pem(store.ca.clone()),
-        ..http::Settings::without_env()
+        roots: Roots::Pem(store.ca.clone().into_bytes()),
+        ..http::Settings::default()
     });
     backends::open(&Settings::default(), &http, &fetch::Settings::default()).remove(0)
 }
@@ -160,8 +160,8 @@ async fn a_changed_secret_is_in_the_next_first_mount_after_the_start_age() {
     store.secret("db", "v1", "old");
     let http = Http::new(http::Settings {
         connect_to: store.connect_to.clone(),
-        roots: Roots::Pem(store.ca.clone()),
-        ..http::Settings::without_env()
+        roots: Roots::Pem(store.ca.clone().into_bytes()),
+        ..http::Settings::default()
     });
     let engine = fetch::Settings { start_max_age: Duration::ZERO, ..fetch::Settings::default() };
     let backend = backends::open(&Settings::default(), &http, &engine).remove(0);
@@ -260,8 +260,8 @@ async fn t03_a_name_that_does_not_resolve_is_explained() {
     let store = StandIn::start().await;
     let http = Http::new(http::Settings {
         connect_to: store.connect_to.iter().filter(|(host, _)| !host.contains("vault")).cloned().collect(),
-        roots: Roots::Pem(store.ca.clone()),
-        ..http::Settings::without_env()
+        roots: Roots::Pem(store.ca.clone().into_bytes()),
+        ..http::Settings::default()
     });
     let settings = Settings::default();
     let backend = backends::open(&settings, &http, &fetch::Settings::default()).remove(0);

@@ -112,12 +112,16 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// No answer at all.
 pub(super) fn transport(what: &str, failure: &Failure) -> Problem {
     let hint = match failure.kind {
-        FailureKind::NoSuchHost => "check keyvaultName, cloudName and the private DNS zone",
+        FailureKind::NoSuchHost | FailureKind::Resolver => {
+            "DNS gave no such name; check keyvaultName, cloudName and the private DNS zone"
+        }
         FailureKind::Refused | FailureKind::ConnectTimeout => "check network, firewall and private endpoint",
         FailureKind::Silent => "the network or the store swallows requests; check both",
         FailureKind::Tls | FailureKind::Roots => "check the CA certificates of this node (SSL_CERT_FILE)",
         FailureKind::Proxy => "check HTTPS_PROXY and NO_PROXY",
-        FailureKind::TooLarge | FailureKind::Closed => "check what stands between this node and the store",
+        FailureKind::TooLarge | FailureKind::Closed | FailureKind::Protocol => {
+            "check what stands between this node and the store"
+        }
     };
     let retry = match failure.kind {
         FailureKind::NoSuchHost => Retry::Once,
@@ -125,5 +129,10 @@ pub(super) fn transport(what: &str, failure: &Failure) -> Problem {
         _ => Retry::After(None),
     };
     let kind = if failure.kind == FailureKind::TooLarge { Kind::Shape } else { Kind::Unavailable };
-    Problem::new(kind, format!("{what}: {failure}")).hint(hint).retry(retry)
+    // Go's words, which people search for (azure.md 13).
+    let dial = match failure.kind {
+        FailureKind::NoSuchHost | FailureKind::Resolver => "dial tcp: lookup ",
+        _ => "",
+    };
+    Problem::new(kind, format!("{what}: {dial}{failure}")).hint(hint).retry(retry)
 }

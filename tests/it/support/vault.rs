@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, header};
@@ -29,9 +30,11 @@ struct State {
     federated: HashSet<String>,
     /// Statuses with headers for the next requests to the vault.
     faults: Vec<Reply>,
-    log: Vec<String>,
-    /// Clients that the vault refuses.
+    log: Vec<(String, Instant)>,
+    /// Whether the vault refuses everyone.
     denied: bool,
+    /// Wait before each answer.
+    latency: Duration,
 }
 
 /// The running stand-in; its tasks end with the test's runtime.
@@ -44,6 +47,11 @@ pub struct StandIn {
 
 impl StandIn {
     pub async fn start() -> Self {
+        Self::start_with(&[b"h2", b"http/1.1"]).await
+    }
+
+    /// Offers these protocols.
+    pub async fn start_with(protocols: &[&[u8]]) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let names = ["login.microsoftonline.com", VAULT].map(ToOwned::to_owned);
         let certified = rcgen::generate_simple_self_signed(names).unwrap();
@@ -55,7 +63,7 @@ impl StandIn {
             .with_no_client_auth()
             .with_single_cert(vec![certified.cert.der().clone()], key)
             .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         let secure = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = |listener: &TcpListener| listener.local_addr().unwrap();
@@ -93,9 +101,18 @@ impl StandIn {
         self.state.lock().unwrap().faults.push((status, header, body.to_owned()));
     }
 
+    pub fn latency(&self, latency: Duration) {
+        self.state.lock().unwrap().latency = latency;
+    }
+
     /// Takes the list of requests.
     pub fn log(&self) -> Vec<String> {
-        std::mem::take(&mut self.state.lock().unwrap().log)
+        std::mem::take(&mut self.state.lock().unwrap().log).into_iter().map(|(line, _)| line).collect()
+    }
+
+    /// The requests so far, each with the moment it came.
+    pub fn times(&self) -> Vec<(String, Instant)> {
+        self.state.lock().unwrap().log.clone()
     }
 }
 
@@ -130,8 +147,13 @@ async fn answer(
     let query = parts.uri.query().unwrap_or("").to_owned();
     let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or("");
     let metadata = parts.headers.get("metadata").is_some();
+    let came = Instant::now();
+    let latency = state.lock().unwrap().latency;
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
     let mut state = state.lock().unwrap();
-    state.log.push(format!("{} {path}", parts.method));
+    state.log.push((format!("{} {path}", parts.method), came));
     let (status, header, body) = if path == format!("/{TENANT}/oauth2/v2.0/token") {
         entra(&state, &body)
     } else if path == "/metadata/identity/oauth2/token" {
