@@ -7,6 +7,9 @@ use super::super::serve::{Reply, pairs, value};
 use super::content::{Identity, Managed};
 use super::{Shared, access, entra};
 
+/// Versions that clients of this endpoint send: Microsoft's SDKs the first, its Rust SDK the second.
+const VERSIONS: [&str; 2] = ["2018-02-01", "2019-08-01"];
+
 pub(super) fn answer(shared: &Shared, parts: &Parts, host: &str) -> Reply {
     if parts.uri.path() != "/metadata/identity/oauth2/token" || host != "169.254.169.254" {
         return shared.unexpected(parts, host, Reply::new(404, ""));
@@ -21,8 +24,8 @@ pub(super) fn answer(shared: &Shared, parts: &Parts, host: &str) -> Reply {
         return refuse(400, "invalid_request", "A request with X-Forwarded-For is refused");
     }
     let query = pairs(parts.uri.query().unwrap_or_default());
-    if value(&query, "api-version") != Some("2018-02-01") {
-        return refuse(400, "bad_request", "api-version is missing or not supported: 2018-02-01 is");
+    if !value(&query, "api-version").is_some_and(|version| VERSIONS.contains(&version)) {
+        return refuse(400, "bad_request", "api-version is missing or not one of the service's");
     }
     let Some(resource) = value(&query, "resource") else {
         return refuse(400, "invalid_request", "Required query variable 'resource' is missing");
