@@ -10,20 +10,14 @@ use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
 use keyferry::error::{Kind, Problems};
 use keyferry::fetch::{self, Tally};
 use keyferry::gather::{Gather, Gathered};
-use keyferry::http::{self, Http, Roots};
 use keyferry::path::Mode;
 use keyferry::secret::SecretText;
 
-use crate::support::vault::{CLIENT, StandIn, TENANT};
-
-fn open(store: &StandIn) -> Arc<dyn Gather> {
-    let http = Http::new(http::Settings {
-        connect_to: store.connect_to.clone(),
-        roots: Roots::Pem(store.ca.clone().into_bytes()),
-        ..http::Settings::default()
-    });
-    backends::open(&Settings::default(), &http, &fetch::Settings::default()).remove(0)
-}
+use crate::standins::azure::content::{Denial, Kind as Object};
+use crate::standins::azure::{CLIENT, TENANT};
+use crate::standins::faults::{Fault, How};
+use crate::standins::issuer::Variant;
+use crate::support::azure::{AUDIENCE, client, open, secret, start};
 
 fn objects(names: &[&str]) -> String {
     let entries: String =
@@ -67,9 +61,9 @@ async fn mount(backend: &Arc<dyn Gather>, call: &Call) -> Result<Gathered, Probl
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seed_004_managed_identity_gives_both_secrets_byte_for_byte() {
-    let store = StandIn::start().await;
-    store.secret("db-password", "a1", "p@ss\n");
-    store.secret("api-key", "b1", "märker \"x\"");
+    let store = start().await;
+    secret(&store, "db-password", "a1", "p@ss\n");
+    secret(&store, "api-key", "b1", "märker \"x\"");
     let backend = open(&store);
     let got = mount(&backend, &call(MACHINE, &objects(&["db-password", "api-key"]), None)).await.unwrap();
     let files: Vec<_> =
@@ -86,28 +80,31 @@ async fn seed_004_managed_identity_gives_both_secrets_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t01_a_hundred_pods_of_one_identity_read_each_object_once() {
-    let store = StandIn::start().await;
+    let store = start().await;
     let names: Vec<String> = (0..10).map(|n| format!("object-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    names.iter().for_each(|name| store.secret(name, "v1", "value"));
+    names.iter().for_each(|name| secret(&store, name, "v1", "value"));
     let backend = open(&store);
-    let mounts = (0..100).map(|n| {
-        // Tokens are bound to pods; the claims are those of one service account.
-        let token = format!("e30.eyJzdWIiOiJ3ZWIiLCJpc3MiOiJpIn0.{n}");
-        store.trust(&token);
-        let (backend, call) = (backend.clone(), call(WORKLOAD, &objects(&names), Some(&token)));
-        tokio::spawn(async move { mount(&backend, &call).await })
-    });
+    let mut known = None;
+    let mounts: Vec<_> = (0..100)
+        .map(|_| {
+            // Each token is of its own; the account is one.
+            let token = store.issuer().mint("shop", "web", AUDIENCE);
+            known = Some(token.clone());
+            let (backend, call) = (backend.clone(), call(WORKLOAD, &objects(&names), Some(&token)));
+            tokio::spawn(async move { mount(&backend, &call).await })
+        })
+        .collect();
     for mount in futures_util::future::join_all(mounts).await {
         assert_eq!(mount.unwrap().unwrap().files.len(), 10);
     }
     let log = store.log();
-    let reads = log.iter().filter(|line| line.contains("/secrets/")).count();
+    let reads = log.iter().filter(|request| request.path.starts_with("/secrets/")).count();
     assert_eq!((reads, log.len() - reads), (10, 100), "ten reads, and one proof per pod's token");
-    let repeat = Call {
-        occasion: Occasion::Repeat,
-        ..call(WORKLOAD, &objects(&names), Some("e30.eyJzdWIiOiJ3ZWIiLCJpc3MiOiJpIn0.7"))
-    };
+    assert!(log.iter().all(|request| request.status == 200 && request.client.as_deref() == Some(CLIENT)));
+    store.clear_log();
+    let known = known.expect("a token of a mount before");
+    let repeat = Call { occasion: Occasion::Repeat, ..call(WORKLOAD, &objects(&names), Some(&known)) };
     let tally = Tally::default();
     backend.gather(&repeat, &tally).await.unwrap();
     assert_eq!(tally.hits.load(Ordering::Relaxed), 10);
@@ -116,30 +113,33 @@ async fn t01_a_hundred_pods_of_one_identity_read_each_object_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_token_of_equal_claims_never_gets_a_cached_value() {
-    let store = StandIn::start().await;
-    store.secret("db", "v1", "canary-value");
-    let good = "e30.eyJzdWIiOiJ3ZWIiLCJpc3MiOiJpIn0.good";
-    store.trust(good);
+    let store = start().await;
+    secret(&store, "db", "v1", "canary-value");
+    let good = store.issuer().mint("shop", "web", AUDIENCE);
     let backend = open(&store);
-    mount(&backend, &call(WORKLOAD, &objects(&["db"]), Some(good))).await.unwrap();
-    let forged = "e30.eyJzdWIiOiJ3ZWIiLCJpc3MiOiJpIn0.forged";
-    let problems = mount(&backend, &call(WORKLOAD, &objects(&["db"]), Some(forged))).await.unwrap_err();
+    mount(&backend, &call(WORKLOAD, &objects(&["db"]), Some(&good))).await.unwrap();
+    let forged = store.issuer().mint_as("shop", "web", AUDIENCE, Variant::ForgedKey);
+    let problems = mount(&backend, &call(WORKLOAD, &objects(&["db"]), Some(&forged))).await.unwrap_err();
     assert_eq!(problems.kind(), Kind::Unauthenticated);
     let text = problems.to_string();
-    for fragment in
-        ["AADSTS700213", "ClientAssertionCredential authentication failed", "issuer i", "subject web", CLIENT]
-    {
+    for fragment in [
+        "AADSTS50027",
+        "ClientAssertionCredential authentication failed",
+        "issuer https://issuer.lab.example",
+        "subject system:serviceaccount:shop:web",
+        CLIENT,
+    ] {
         assert!(text.contains(fragment), "{fragment}: {text}");
     }
-    assert!(!text.contains("forged") && !text.contains("canary"), "{text}");
+    assert!(!text.contains(&forged) && !text.contains("canary"), "{text}");
     let none = mount(&backend, &call(WORKLOAD, &objects(&["db"]), None)).await.unwrap_err().to_string();
     assert!(none.contains("failed to build auth config for mode None: failed to parse workload identity tokens, error: service account tokens not found"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn service_principal_needs_the_right_secret() {
-    let store = StandIn::start().await;
-    store.secret("db", "v1", "x");
+    let store = start().await;
+    secret(&store, "db", "v1", "x");
     let backend = open(&store);
     let with = |secret: &str| {
         let secrets = [("ClientID", CLIENT), ("CLIENTSECRET", secret)];
@@ -156,35 +156,27 @@ async fn service_principal_needs_the_right_secret() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_secret_is_in_the_next_first_mount_after_the_start_age() {
-    let store = StandIn::start().await;
-    store.secret("db", "v1", "old");
-    let http = Http::new(http::Settings {
-        connect_to: store.connect_to.clone(),
-        roots: Roots::Pem(store.ca.clone().into_bytes()),
-        ..http::Settings::default()
-    });
+    let store = start().await;
+    secret(&store, "db", "v1", "old");
+    let http = client(&store, |_| true);
     let engine = fetch::Settings { start_max_age: Duration::ZERO, ..fetch::Settings::default() };
     let backend = backends::open(&Settings::default(), &http, &engine).remove(0);
     mount(&backend, &call(MACHINE, &objects(&["db"]), None)).await.unwrap();
-    store.secret("db", "v2", "new");
+    secret(&store, "db", "v2", "new");
     let repeat = Call { occasion: Occasion::Repeat, ..call(MACHINE, &objects(&["db"]), None) };
     assert_eq!(mount(&backend, &repeat).await.unwrap().files[0].contents.expose(), b"old");
     let first = mount(&backend, &call(MACHINE, &objects(&["db"]), None)).await.unwrap();
     assert_eq!((first.files[0].contents.expose(), first.versions[0].1.as_str()), (&b"new"[..], "v2"));
-    store.secret("db", "v3", "newest");
+    secret(&store, "db", "v3", "newest");
     backend.forget();
     assert_eq!(mount(&backend, &repeat).await.unwrap().files[0].contents.expose(), b"newest");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t02_a_pause_asked_by_the_store_is_kept_and_then_all_succeed() {
-    let store = StandIn::start().await;
-    store.secret("db", "v1", "x");
-    store.fault(
-        429,
-        Some(("retry-after-ms", "300".into())),
-        r#"{"error":{"code":"Throttled","message":"slow down"}}"#,
-    );
+    let store = start().await;
+    secret(&store, "db", "v1", "x");
+    store.fault(Fault::status(429).path("/secrets/").header("retry-after-ms", "300"));
     let backend = open(&store);
     let start = std::time::Instant::now();
     mount(&backend, &call(MACHINE, &objects(&["db"]), None)).await.unwrap();
@@ -193,7 +185,7 @@ async fn t02_a_pause_asked_by_the_store_is_kept_and_then_all_succeed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn azure_13_refusals_keep_the_words_people_search_for() {
-    let store = StandIn::start().await;
+    let store = start().await;
     let backend = open(&store);
     let missing = mount(&backend, &call(MACHINE, &objects(&["db-pass"]), None)).await.unwrap_err();
     let text = missing.to_string();
@@ -208,7 +200,7 @@ async fn azure_13_refusals_keep_the_words_people_search_for() {
         assert!(text.contains(fragment), "{fragment}: {text}");
     }
     assert_eq!(missing.kind(), Kind::NotFound);
-    store.deny();
+    store.vault("shopkv").deny(Some(CLIENT), Some(Object::Secrets), None, Denial::Rbac);
     let denied = mount(&backend, &call(MACHINE, &objects(&["db-pass"]), None)).await.unwrap_err();
     let text = denied.to_string();
     for fragment in ["RESPONSE 403", "ERROR CODE: Forbidden", "ForbiddenByRbac", "Key Vault Secrets User"] {
@@ -219,11 +211,12 @@ async fn azure_13_refusals_keep_the_words_people_search_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t17_odd_answers_are_ordinary_errors_and_the_next_mount_is_fine() {
-    let store = StandIn::start().await;
-    store.secret("db", "v1", "x");
+    let store = start().await;
+    secret(&store, "db", "v1", "x");
     let backend = open(&store);
-    for body in ["{}", r#"{"value":"canary"}"#, &"x".repeat(5 << 20)] {
-        store.fault(200, None, body);
+    let bodies = ["{}", r#"{"value":"canary"}"#].map(|body| Fault::status(200).body(body));
+    for fault in bodies.into_iter().chain([Fault::how(How::Huge)]) {
+        store.fault(fault.path("/secrets/"));
         let text = mount(&backend, &call(MACHINE, &objects(&["db"]), None)).await.unwrap_err().to_string();
         assert!(text.contains("objectName:db") && !text.contains("canary"), "{text}");
     }
@@ -232,7 +225,7 @@ async fn t17_odd_answers_are_ordinary_errors_and_the_next_mount_is_fine() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mistakes_of_a_class_come_all_at_once_and_cost_no_request() {
-    let store = StandIn::start().await;
+    let store = start().await;
     let backend = open(&store);
     let text = "array:\n  - |\n    objectName: a\n    objectType: Secret\n  - |\n    objectName: b\n    objectType: key\n    objectEncoding: hex\n    filePermission: \"0900\"\n  - |\n    objectName: ../c\n    objectType: secret\n";
     let problems = mount(&backend, &call(&[("usePodIdentity", "yes"), ("cloudName", "Mars")], text, None))
@@ -257,12 +250,8 @@ async fn mistakes_of_a_class_come_all_at_once_and_cost_no_request() {
 
 #[tokio::test]
 async fn t03_a_name_that_does_not_resolve_is_explained() {
-    let store = StandIn::start().await;
-    let http = Http::new(http::Settings {
-        connect_to: store.connect_to.iter().filter(|(host, _)| !host.contains("vault")).cloned().collect(),
-        roots: Roots::Pem(store.ca.clone().into_bytes()),
-        ..http::Settings::default()
-    });
+    let store = start().await;
+    let http = client(&store, |host| !host.contains("vault"));
     let settings = Settings::default();
     let backend = backends::open(&settings, &http, &fetch::Settings::default()).remove(0);
     let start = std::time::Instant::now();
