@@ -22,6 +22,7 @@ use serde::Deserialize;
 use crate::standins::azure::content::Store;
 use crate::standins::azure::{AzureStandIn, Options};
 use crate::support::azure::{AUDIENCE, client};
+use crate::support::log;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -163,6 +164,15 @@ async fn ask(backend: &Arc<dyn Gather>, call: &Call) -> Result<Gathered, (String
     })
 }
 
+/// Values of the store, or their base64, in what was said or logged so far at the most verbose level.
+fn leaks(values: &[String], said: &str) -> Vec<String> {
+    let heard = format!("{said}{}", log::text());
+    // Shorter values stand in ordinary words.
+    let markers =
+        values.iter().filter(|value| value.len() >= 5).flat_map(|v| [v.clone(), STANDARD.encode(v)]);
+    markers.filter(|marker| heard.contains(marker.as_str())).map(|_| "a value leaked".to_owned()).collect()
+}
+
 fn report(failed: &[(String, Vec<String>)], count: usize) {
     let lines: Vec<_> = failed.iter().map(|(name, wrong)| format!("{name}: {}", wrong.join("; "))).collect();
     assert!(failed.is_empty(), "{} of {count} cases:\n{}", failed.len(), lines.join("\n"));
@@ -171,6 +181,7 @@ fn report(failed: &[(String, Vec<String>)], count: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn azure_cases() {
+    log::capture();
     let mut failed = Vec::new();
     let folders = folders("azure");
     for folder in &folders {
@@ -178,6 +189,8 @@ async fn azure_cases() {
         let (file, want): (CallFile, Want) =
             (read(&folder.join("call.yaml")), read(&folder.join("want.yaml")));
         let store = Store::read(&folder.join("store.yaml")).unwrap_or_else(|error| panic!("{error}"));
+        let secrets = store.vaults.iter().flat_map(|vault| vault.secrets.values().flatten());
+        let values: Vec<String> = secrets.filter_map(|version| version.value.clone()).collect();
         let store = AzureStandIn::start(Options { store, ..Options::default() }).await.unwrap();
         let settings = Settings {
             azure: azure::Settings { split: file.split, ..azure::Settings::default() },
@@ -188,6 +201,10 @@ async fn azure_cases() {
         let call = call(&file, Some(store.issuer().mint("shop", "web", AUDIENCE)));
         let got = ask(&backend, &call).await;
         let mut wrong = judge(&want, got.as_ref().map_err(Clone::clone));
+        wrong.extend(
+            (!log::text().contains("TRACE"))
+                .then(|| "nothing was logged at the most verbose level".to_owned()),
+        );
         let requests: Vec<_> = store.log().iter().map(|l| format!("{} {}", l.method, l.path)).collect();
         if want.requests.as_ref().is_some_and(|wanted| *wanted != requests) {
             wrong.push(format!("requests {requests:?}"));
@@ -199,6 +216,11 @@ async fn azure_cases() {
             wrong.extend(store.log().iter().map(|l| format!("a repeat asked {}", l.path)));
         }
         wrong.extend(store.unexpected());
+        let said = match &got {
+            Ok(got) => format!("{:?} {}", got, got.warnings.join(" ")),
+            Err((_, text)) => text.clone(),
+        };
+        wrong.extend(leaks(&values, &said));
         if !wrong.is_empty() {
             failed.push((name, wrong));
         }

@@ -5,6 +5,7 @@ mod azure;
 mod cases;
 mod faults;
 mod http;
+mod identities;
 mod proto;
 mod server;
 #[path = "../standins/mod.rs"]
