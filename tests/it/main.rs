@@ -2,8 +2,10 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod azure;
+mod faults;
 mod http;
 mod proto;
 mod server;
 #[path = "../standins/mod.rs"]
 mod standins;
+mod support;

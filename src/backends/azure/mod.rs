@@ -4,8 +4,9 @@
 //! docs/decisions/0001-key-vault-reads.md says why.
 
 pub mod cloud;
+mod entra;
 mod errors;
-mod login;
+mod machine;
 mod params;
 mod read;
 
@@ -63,12 +64,10 @@ pub struct Target {
 /// Whom the store will see.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Identity {
-    /// The service account of the pod, as the client with this id.
-    Workload { client_id: String },
-    /// The node; with a client id, or system-assigned.
+    /// The node's machine; with a client id, or system-assigned.
     Machine { client_id: Option<String> },
-    /// A service principal with a client secret.
-    Principal { client_id: String },
+    /// An application, proven by a service-account token or a client secret.
+    App { client_id: String },
 }
 
 /// One object.
@@ -105,7 +104,14 @@ impl Backend for Azure {
 
     async fn login(&self, target: &Target, credential: &Credential) -> Result<Login<Session>, Problem> {
         let resource = self.resources.of(target);
-        login::login(&self.http, target, &resource, credential).await
+        match &target.identity {
+            Identity::Machine { client_id } => {
+                machine::login(&self.http, client_id.as_deref(), &resource).await
+            }
+            Identity::App { client_id } => {
+                entra::login(&self.http, target, client_id, &resource, credential).await
+            }
+        }
     }
 
     async fn read(&self, target: &Target, session: &Session, read: &Read) -> Result<Reading, Problem> {

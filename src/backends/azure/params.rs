@@ -55,7 +55,7 @@ pub(super) fn plan(settings: &Settings, call: &Call) -> Result<Plan<Azure>, Prob
     let host = format!("{vault}.{}", cloud.suffix);
     let login_at = match identity {
         Identity::Machine { .. } => "the instance metadata service (169.254.169.254)".to_owned(),
-        Identity::Workload { .. } | Identity::Principal { .. } => cloud.authority.clone(),
+        Identity::App { .. } => cloud.authority.clone(),
     };
     let mut plan = Plan {
         target: Target {
@@ -237,7 +237,7 @@ fn identity(call: &Call, mode: Flagged, problems: &mut Vec<Problem>) -> (Identit
                 problems.push(problem.at(Spot::field("clientID")));
                 SecretText::default()
             });
-            (Identity::Workload { client_id: client_id.to_owned() }, Credential::Token(credential))
+            (Identity::App { client_id: client_id.to_owned() }, Credential::Token(credential))
         }
         Flagged::None => principal(call, problems),
     }
@@ -252,7 +252,7 @@ fn principal(call: &Call, problems: &mut Vec<Problem>) -> (Identity, Credential)
     };
     let Some(secrets) = &call.secrets else {
         missing("failed to get credentials, nodePublishSecretRef secret is not set");
-        return (Identity::Principal { client_id: String::new() }, Credential::Node);
+        return (Identity::App { client_id: String::new() }, Credential::Node);
     };
     let find = |name: &str| {
         let found = secrets.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.is_empty());
@@ -266,7 +266,7 @@ fn principal(call: &Call, problems: &mut Vec<Problem>) -> (Identity, Credential)
         missing("could not find clientsecret in secrets");
     }
     let client_id = id.map_or(String::new(), |id| id.expose().to_owned());
-    (Identity::Principal { client_id }, Credential::Password(secret.unwrap_or_default()))
+    (Identity::App { client_id }, Credential::Password(secret.unwrap_or_default()))
 }
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";

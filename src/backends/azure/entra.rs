@@ -1,5 +1,5 @@
-//! Proves an identity to Entra or the machine, through `azure_identity` over our transport
-//! (azure.md 11).
+//! Proves an application's identity to Entra, through `azure_identity` over our transport (azure.md 11.2,
+//! 11.4).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,15 +15,14 @@ use azure_core::http::{
 };
 use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
-    ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
-    UserAssignedId,
+    ClientSecretCredentialOptions,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{Identity, Login, Session, Target, errors};
+use super::{Login, Session, Target, errors};
 use crate::error::{Kind, Problem, Retry};
 use crate::http::{Failure, Http};
 use crate::plan::Credential;
@@ -36,21 +35,29 @@ const MARGIN: Duration = Duration::from_secs(300);
 pub(super) async fn login(
     http: &Http,
     target: &Target,
+    client_id: &str,
     resource: &str,
     credential: &Credential,
 ) -> Result<Login<Session>, Problem> {
     let wire = Arc::new(Wire { http: http.clone(), last: Mutex::default() });
     let options = options(&wire, &target.authority);
     let claims = claims(credential);
-    let source = source(target, credential, options).map_err(|error| {
+    let app = App { tenant: &target.tenant, client_id };
+    let source = source(&app, credential, options).map_err(|error| {
         Problem::config(format!("failed to get keyvault client: {}", errors::clean(&error.to_string())))
     })?;
     let scope = format!("{resource}/.default");
     let token = source
         .get_token(&[&scope], None)
         .await
-        .map_err(|error| explain(&wire, target, &claims, &errors::clean(&error.to_string())))?;
-    Ok(session(target, &claims, &token))
+        .map_err(|error| explain(&wire, &app, credential, &claims, &errors::clean(&error.to_string())))?;
+    Ok(session(client_id, &claims, &token))
+}
+
+/// The application and where it lives.
+struct App<'a> {
+    tenant: &'a str,
+    client_id: &'a str,
 }
 
 fn options(wire: &Arc<Wire>, authority: &str) -> ClientOptions {
@@ -66,36 +73,34 @@ fn options(wire: &Arc<Wire>, authority: &str) -> ClientOptions {
 }
 
 fn source(
-    target: &Target,
+    app: &App,
     credential: &Credential,
     client_options: ClientOptions,
 ) -> azure_core::Result<Arc<dyn TokenCredential>> {
-    let tenant = target.tenant.clone();
-    Ok(match (&target.identity, credential) {
-        (Identity::Workload { client_id }, Credential::Token(token)) => ClientAssertionCredential::new(
+    let (tenant, client_id) = (app.tenant.to_owned(), app.client_id.to_owned());
+    Ok(match credential {
+        Credential::Token(token) => ClientAssertionCredential::new(
             tenant,
-            client_id.clone(),
+            client_id,
             Assertion(token.clone()),
             Some(ClientAssertionCredentialOptions { client_options }),
         )?,
-        (Identity::Principal { client_id }, Credential::Password(secret)) => ClientSecretCredential::new(
+        Credential::Password(secret) => ClientSecretCredential::new(
             &tenant,
-            client_id.clone(),
+            client_id,
             Secret::new(secret.expose().to_owned()),
             Some(ClientSecretCredentialOptions { client_options }),
         )?,
-        (Identity::Machine { client_id }, _) => {
-            let user_assigned_id = client_id.clone().map(UserAssignedId::ClientId);
-            ManagedIdentityCredential::new(Some(ManagedIdentityCredentialOptions {
-                user_assigned_id,
-                client_options,
-            }))?
-        }
-        _ => {
-            let text = "the plan has no credential for its identity";
+        Credential::Node => {
+            let text = "an application needs a credential of its own";
             return Err(azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, text));
         }
     })
+}
+
+/// When a session is no longer used: some time before its token ends.
+pub(super) fn renew_after(life: Duration) -> Duration {
+    life.saturating_sub(MARGIN).max(life / 2)
 }
 
 /// What a service-account token says of itself; proven only once Entra has accepted that very token.
@@ -114,30 +119,26 @@ fn claims(credential: &Credential) -> Claims {
     payload.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
 
-fn session(target: &Target, claims: &Claims, token: &AccessToken) -> Login<Session> {
+fn session(client_id: &str, claims: &Claims, token: &AccessToken) -> Login<Session> {
     let now = std::time::SystemTime::now();
     let unix = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let ends = u64::try_from(token.expires_on.unix_timestamp()).unwrap_or(0);
-    let life = Duration::from_secs(ends.saturating_sub(unix));
-    let mut lasts = life.saturating_sub(MARGIN).max(life / 2);
+    let mut lasts = renew_after(Duration::from_secs(ends.saturating_sub(unix)));
     if claims.exp > 0 {
         // The proof is as good as the token that gave it.
         lasts = lasts.min(Duration::from_secs(claims.exp.saturating_sub(unix)));
     }
-    let principal = match &target.identity {
-        Identity::Workload { client_id } => format!("workload {client_id} {} {}", claims.iss, claims.sub),
-        Identity::Machine { client_id } => format!("machine {}", client_id.as_deref().unwrap_or("system")),
-        Identity::Principal { client_id } => format!("principal {client_id}"),
-    };
+    // Lengths keep two texts from looking like two others.
+    let Claims { iss, sub, .. } = claims;
+    let principal = format!("app {client_id} {} {iss} {} {sub}", iss.len(), sub.len());
     Login { session: Session { token: SecretText::new(token.token.secret().to_owned()) }, principal, lasts }
 }
 
 /// The refusal of the login service, with what it was told (tracker T04).
-fn explain(wire: &Wire, target: &Target, claims: &Claims, said: &str) -> Problem {
-    let name = match target.identity {
-        Identity::Workload { .. } => "ClientAssertionCredential",
-        Identity::Machine { .. } => "ManagedIdentityCredential",
-        Identity::Principal { .. } => "ClientSecretCredential",
+fn explain(wire: &Wire, app: &App, credential: &Credential, claims: &Claims, said: &str) -> Problem {
+    let name = match credential {
+        Credential::Token(_) => "ClientAssertionCredential",
+        Credential::Password(_) | Credential::Node => "ClientSecretCredential",
     };
     match wire.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(Last::Failed(failure)) => errors::transport(&format!("{name} authentication failed"), &failure),
@@ -147,39 +148,24 @@ fn explain(wire: &Wire, target: &Target, claims: &Claims, said: &str) -> Problem
                 .hint("the login service is in trouble; the kubelet will try again")
                 .retry(Retry::After(wait))
         }
-        Some(Last::Answered { status, .. }) => refused(name, status, target, claims, said),
+        Some(Last::Answered { status, .. }) => refused(status, app, credential, claims, said),
         None => Problem::new(Kind::Unauthenticated, said.to_owned()),
     }
 }
 
-fn refused(name: &str, status: u16, target: &Target, claims: &Claims, said: &str) -> Problem {
-    let tenant = &target.tenant;
+fn refused(status: u16, app: &App, credential: &Credential, claims: &Claims, said: &str) -> Problem {
+    let App { tenant, client_id } = app;
     let Claims { iss, sub, aud, .. } = claims;
-    let (client, hint) = match &target.identity {
-        Identity::Workload { client_id } => (
-            client_id.clone(),
-            format!(
-                "create a federated credential on client {client_id} with exactly issuer {iss}, subject {sub}, audience \
-                 api://AzureADTokenExchange (the token presented has issuer {iss}, subject {sub}, audience {aud})"
-            ),
+    let hint = match credential {
+        Credential::Token(_) => format!(
+            "create a federated credential on client {client_id} with exactly issuer {iss}, subject {sub}, audience \
+             api://AzureADTokenExchange (the token presented has issuer {iss}, subject {sub}, audience {aud})"
         ),
-        Identity::Principal { client_id } => {
-            (client_id.clone(), "check clientid and clientsecret in the Secret behind nodePublishSecretRef".to_owned())
+        Credential::Password(_) | Credential::Node => {
+            "check clientid and clientsecret in the Secret behind nodePublishSecretRef".to_owned()
         }
-        Identity::Machine { client_id } => (
-            client_id.clone().unwrap_or_else(|| "system-assigned".to_owned()),
-            "the requested identity isn't assigned to this resource: assign it to the virtual machine scale set, and \
-             give its client id as userAssignedIdentityID"
-                .to_owned(),
-        ),
     };
-    // The crate's text of a machine's refusal holds the raw answer, which never goes into an error.
-    let said = if matches!(target.identity, Identity::Machine { .. }) {
-        format!("{name} authentication failed.")
-    } else {
-        said.to_owned()
-    };
-    let what = format!("{said}\nRESPONSE {status} (client {client}, tenant {tenant})");
+    let what = format!("{said}\nRESPONSE {status} (client {client_id}, tenant {tenant})");
     Problem::new(Kind::Unauthenticated, what).hint(hint)
 }
 
