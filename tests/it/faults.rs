@@ -10,11 +10,13 @@ use keyferry::call::Call;
 use keyferry::error::Problems;
 use keyferry::fetch::{self, Tally};
 use keyferry::gather::{Gather, Gathered, Outline};
-use keyferry::http::{self, Http, Roots};
+use keyferry::http::{self, Http};
 use tonic::{Code, Status};
 
+use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
+use crate::standins::faults::Fault;
 use crate::support::driver::Driver;
-use crate::support::vault::{CLIENT, StandIn, TENANT};
+use crate::support::store::{secret, settings, start};
 
 const LONG: Duration = Duration::from_secs(60);
 const OBJECTS: &str = "array:\n  - |\n    objectName: db\n    objectType: secret\n";
@@ -29,15 +31,25 @@ fn parameters() -> [(&'static str, &'static str); 5] {
     ]
 }
 
-fn open(store: &StandIn, tries: u32) -> Arc<dyn Gather> {
-    let http = Http::new(http::Settings {
-        connect_to: store.connect_to.clone(),
-        roots: Roots::Pem(store.ca.clone().into_bytes()),
-        try_timeout: Duration::from_millis(400),
-        ..http::Settings::default()
-    });
+fn open(store: &AzureStandIn, tries: u32) -> Arc<dyn Gather> {
+    with(settings(store), tries)
+}
+
+fn with(settings: http::Settings, tries: u32) -> Arc<dyn Gather> {
+    let http = Http::new(http::Settings { try_timeout: Duration::from_millis(400), ..settings });
     let engine = fetch::Settings { tries, ..fetch::Settings::default() };
     backends::open(&Settings::default(), &http, &engine).remove(0)
+}
+
+/// A fault of the vault's next answer.
+fn answer(status: u16, body: &str) -> Fault {
+    Fault::status(status).path("/secrets/").body(body)
+}
+
+/// When the vault was asked, since its start.
+fn reads(store: &AzureStandIn) -> Vec<Duration> {
+    let log = store.log();
+    log.iter().filter(|request| request.service == "vault").map(|request| request.start).collect()
 }
 
 fn is_final(status: &Status) -> bool {
@@ -47,21 +59,21 @@ fn is_final(status: &Status) -> bool {
 }
 
 /// Mounts once with trouble and once without.
-async fn trouble(driver: &Driver, store: &StandIn, expected: &str) {
+async fn trouble(driver: &Driver, store: &AzureStandIn, expected: &str) {
     let status = driver.mount("p1", &parameters(), LONG).await.unwrap_err();
     assert!(is_final(&status), "{status:?}");
     let text = status.message();
     for fragment in [expected, "objectName:db", "; for ", "azure, SecretProviderClass shop/vault"] {
         assert!(text.contains(fragment), "{fragment}: {text}");
     }
-    store.latency(Duration::ZERO);
+    store.set_latency(Duration::ZERO);
     let answer = driver.mount("p1", &parameters(), LONG).await.unwrap();
     assert_eq!(answer.files[0].contents, b"x");
 }
 
-async fn ready(tries: u32) -> (StandIn, Driver) {
-    let store = StandIn::start().await;
-    store.secret("db", "v1", "x");
+async fn ready(tries: u32) -> (AzureStandIn, Driver) {
+    let store = start().await;
+    secret(&store, "db", "v1", "x");
     let driver = Driver::start(open(&store, tries)).await;
     (store, driver)
 }
@@ -79,7 +91,7 @@ async fn t32_odd_answers() {
         (302, String::new(), "RESPONSE 302"),
     ] {
         let (store, driver) = ready(1).await;
-        store.fault(status, None, &body);
+        store.fault(answer(status, &body));
         trouble(&driver, &store, expected).await;
     }
 }
@@ -87,10 +99,10 @@ async fn t32_odd_answers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_refused_session_is_cured_by_a_fresh_login() {
     let (store, driver) = ready(1).await;
-    store.fault(401, None, "");
+    store.fault(answer(401, ""));
     driver.mount("p1", &parameters(), LONG).await.unwrap();
-    store.fault(401, None, "");
-    store.fault(401, None, "");
+    store.fault(answer(401, ""));
+    store.fault(answer(401, ""));
     let status = driver
         .mount(
             "p2",
@@ -114,30 +126,32 @@ async fn one_refused_session_is_cured_by_a_fresh_login() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t32_a_silent_store() {
     let (store, driver) = ready(1).await;
-    store.latency(LONG);
+    store.set_latency(LONG);
     trouble(&driver, &store, "did not answer").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t32_a_store_slower_than_the_deadline() {
     let (store, driver) = ready(10).await;
-    store.latency(LONG);
+    store.set_latency(LONG);
     let start = Instant::now();
     let status = driver.mount("p1", &parameters(), Duration::from_secs(2)).await.unwrap_err();
     assert!(start.elapsed() < Duration::from_millis(1900), "our deadline comes before the caller's");
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("context deadline exceeded"), "{status:?}");
-    store.latency(Duration::ZERO);
+    store.set_latency(Duration::ZERO);
     driver.mount("p1", &parameters(), LONG).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t32_a_store_that_refuses_connections() {
-    let mut store = StandIn::start().await;
+    let store = start().await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    store.connect_to[1].1 = closed.local_addr().unwrap();
+    let mut settings = settings(&store);
+    let vault = settings.connect_to.iter_mut().find(|(host, _)| host == "shopkv.vault.azure.net").unwrap();
+    vault.1 = closed.local_addr().unwrap();
     drop(closed);
-    let driver = Driver::start(open(&store, 1)).await;
+    let driver = Driver::start(with(settings, 1)).await;
     let status = driver.mount("p1", &parameters(), LONG).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("check network, firewall and private endpoint"), "{status:?}");
@@ -146,14 +160,14 @@ async fn t32_a_store_that_refuses_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t02_one_pause_holds_for_all_mounts_of_the_vault() {
     let (store, driver) = ready(4).await;
-    store.fault(429, Some(("retry-after-ms", "700".into())), r#"{"error":{"code":"Throttled"}}"#);
+    store.fault(Fault::status(429).path("/secrets/").header("retry-after-ms", "700"));
     let driver = Arc::new(driver);
     let first = tokio::spawn({
         let driver = driver.clone();
         async move { driver.mount("p0", &parameters(), LONG).await }
     });
     // The first read is throttled before the others come.
-    while !store.times().iter().any(|(line, _)| line.contains("/secrets/")) {
+    while reads(&store).is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -163,8 +177,7 @@ async fn t02_one_pause_holds_for_all_mounts_of_the_vault() {
     });
     futures_util::future::join_all(mounts).await;
     first.await.unwrap().unwrap();
-    let reads: Vec<_> =
-        store.times().into_iter().filter(|(line, _)| line.contains("/secrets/")).map(|(_, at)| at).collect();
+    let reads = reads(&store);
     assert_eq!(reads.len(), 2, "the throttled read and one for all forty");
     assert!(reads[1] - reads[0] >= Duration::from_millis(700));
 }

@@ -1,5 +1,4 @@
 //! What tests stand on.
 
 pub mod driver;
-#[allow(dead_code, reason = "shared with the benches")]
-pub mod vault;
+pub mod store;
