@@ -7,8 +7,10 @@
     reason = "a bench stops at the first surprise"
 )]
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -18,11 +20,11 @@ use keyferry::proto::{File, MountRequest, MountResponse, ObjectVersion, VersionR
 use keyferry::server::dial::{self, Channel};
 use tonic::{Request, Response, Status};
 
-#[allow(dead_code, unreachable_pub, reason = "shared with the tests")]
-#[path = "../tests/it/support/vault.rs"]
-mod vault;
+#[path = "../tests/standins/mod.rs"]
+mod standins;
 
-use vault::{CLIENT, StandIn, TENANT};
+use standins::azure::content::{self, Identity};
+use standins::azure::{AzureStandIn, CLIENT, Options, TENANT};
 
 type Client = CsiDriverProviderClient<Channel>;
 
@@ -57,14 +59,14 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(store: &StandIn, flags: &[&str]) -> Self {
+    fn start(store: &AzureStandIn, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), &store.ca).unwrap();
+        std::fs::write(dir.path().join("ca.pem"), store.ca_pem()).unwrap();
         let mut command = Command::new(binary());
         command.args(["serve", "--admin-addr", "127.0.0.1:0", "--log-level", "error"]).args(flags);
         command.arg("--socket-dir").arg(dir.path()).env("SSL_CERT_FILE", dir.path().join("ca.pem"));
         command.env_remove("SSL_CERT_DIR").stdout(Stdio::null());
-        for (host, address) in &store.connect_to {
+        for (host, address) in store.connect_to() {
             command.arg("--connect-to").arg(format!("{host}={address}"));
         }
         Self { child: command.spawn().unwrap(), dir }
@@ -107,12 +109,19 @@ fn client(channel: Channel) -> Client {
     CsiDriverProviderClient::with_origin(channel, dial::origin())
 }
 
-fn request(store: &StandIn, pod: usize, turn: usize, objects: usize) -> MountRequest {
+/// The token of a pod; it stays the same as long as `turn` does.
+fn token(store: &AzureStandIn, pod: usize, turn: usize) -> String {
+    static TOKENS: Mutex<BTreeMap<(usize, usize, usize), String>> = Mutex::new(BTreeMap::new());
+    let key = (std::ptr::from_ref(store) as usize, pod, turn);
+    let mint = || store.issuer().mint("shop", "web", "api://AzureADTokenExchange");
+    TOKENS.lock().unwrap().entry(key).or_insert_with(mint).clone()
+}
+
+fn request(store: &AzureStandIn, pod: usize, turn: usize, objects: usize) -> MountRequest {
     let entries: String = (0..objects)
         .map(|n| format!("  - |\n    objectName: object-{n}\n    objectType: secret\n"))
         .collect();
-    let token = format!("e30.eyJzdWIiOiJ3ZWIiLCJpc3MiOiJpIn0.{pod}-{turn}");
-    store.trust(&token);
+    let token = token(store, pod, turn);
     let tokens = serde_json::json!({"api://AzureADTokenExchange": {"token": token, "expirationTimestamp": "2030-01-01T00:00:00Z"}});
     let attributes = serde_json::json!({
         "keyvaultName": "shopkv", "tenantID": TENANT, "clientID": CLIENT, "objects": format!("array:\n{entries}"),
@@ -169,9 +178,9 @@ async fn floor(objects: usize) -> f64 {
     median(times)
 }
 
-async fn first_mounts(store: &StandIn, http1: bool) {
+async fn first_mounts(store: &AzureStandIn, http1: bool) {
     for (latency, goals) in [(0, ["0.8", "2.6", "9"]), (20, ["42", "46", if http1 { "110" } else { "55" }])] {
-        store.latency(Duration::from_millis(latency));
+        store.set_latency(Duration::from_millis(latency));
         let server = Server::start(store, &["--start-max-age", "0"]);
         let mut client = server.client().await;
         client.mount(request(store, 900_000, 0, 1)).await.unwrap();
@@ -184,34 +193,34 @@ async fn first_mounts(store: &StandIn, http1: bool) {
             row(&what, &format!("{ms:.2} ms, CPU {cpu:.2} ms"), goal);
         }
     }
-    store.latency(Duration::ZERO);
+    store.set_latency(Duration::ZERO);
 }
 
-async fn repeats(store: &StandIn) {
+async fn repeats(store: &AzureStandIn) {
     let server = Server::start(store, &[]);
     let mut client = server.client().await;
     client.mount(request(store, 1, 0, 20)).await.unwrap();
-    store.log();
+    store.clear_log();
     let requests = (0..1000).map(|_| request(store, 1, 0, 20)).collect();
     let (ms, cpu) = measure(&server, &mut client, requests).await;
     let floor = floor(20).await;
     let figure = format!("{ms:.3} ms, {:.1} x floor, CPU {cpu:.3}", ms / floor);
     row("repeat of a fresh volume, 20 objects", &figure, "0.3 ms, 2.5 x floor, CPU 0.1");
-    row("  upstream requests of these 1000 repeats", &store.log().len().to_string(), "0");
+    row("  upstream requests of these 1000 repeats", &counted(store).to_string(), "0");
     row("  floor: bare echo, 20 files", &format!("{floor:.3} ms"), "");
 }
 
-async fn crowd(store: &StandIn) {
+async fn crowd(store: &AzureStandIn) {
     let server = Server::start(store, &["--repeat-max-age", "1s"]);
     let client = server.client().await;
-    store.log();
+    store.clear_log();
     for (what, goal, change) in [
         ("100 pods x 10 objects: all mount, upstream requests", "110", false),
         ("  all repeat", "0", false),
         ("  all repeat after every value changed", "10", true),
     ] {
         if change {
-            (0..10).for_each(|n| store.secret(&format!("object-{n}"), "v2", &"w".repeat(64)));
+            fill(store, 10, "v2");
             tokio::time::sleep(Duration::from_millis(1100)).await;
         }
         let mounts = (0..100).map(|pod| {
@@ -219,11 +228,11 @@ async fn crowd(store: &StandIn) {
             async move { client.mount(request).await.unwrap() }
         });
         join_all(mounts).await;
-        row(what, &store.log().len().to_string(), goal);
+        row(what, &counted(store).to_string(), goal);
     }
 }
 
-async fn memory(store: &StandIn) {
+async fn memory(store: &AzureStandIn) {
     let start = Instant::now();
     let server = Server::start(store, &[]);
     let mut client = server.client().await;
@@ -238,7 +247,7 @@ async fn memory(store: &StandIn) {
         client.mount(request(store, pod, 0, 10)).await.unwrap();
     }
     row("  after 1000 mounts of 10", &format!("{:.1} MiB", server.memory()), "16");
-    store.latency(Duration::from_millis(300));
+    store.set_latency(Duration::from_millis(300));
     let mounts = (0..500).map(|pod| {
         let (mut client, request) = (client.clone(), request(store, 5000 + pod, 1, 10));
         async move { client.mount(request).await.unwrap() }
@@ -249,7 +258,7 @@ async fn memory(store: &StandIn) {
         server.memory()
     };
     let (_, peak) = tokio::join!(join_all(mounts), peak);
-    store.latency(Duration::ZERO);
+    store.set_latency(Duration::ZERO);
     let rate = 500.0 / (start.elapsed().as_secs_f64() - 0.6);
     row("  with 500 mounts in flight", &format!("{peak:.1} MiB"), "40");
     row("  afterwards", &format!("{:.1} MiB, {rate:.0} mounts/s", server.memory()), "falling back");
@@ -257,19 +266,38 @@ async fn memory(store: &StandIn) {
     row("binary", &format!("{:.1} MB", f64::from(u32::try_from(size).unwrap()) / 1e6), "10 MB");
 }
 
-fn seed(store: &StandIn) {
-    (0..100).for_each(|n| store.secret(&format!("object-{n}"), "v1", &"v".repeat(64)));
+/// Requests since the last count.
+fn counted(store: &AzureStandIn) -> usize {
+    let count = store.log().len();
+    store.clear_log();
+    count
+}
+
+fn fill(store: &AzureStandIn, objects: usize, version: &str) {
+    for n in 0..objects {
+        store.vault("shopkv").set_secret(
+            &format!("object-{n}"),
+            version,
+            &"v".repeat(64),
+            content::ObjectVersion::default(),
+        );
+    }
+}
+
+async fn start(http1_only: bool) -> AzureStandIn {
+    let store = AzureStandIn::start(Options { http1_only, ..Options::default() }).await.unwrap();
+    store.identity(Identity::new(CLIENT).federated("shop", "web"));
+    fill(&store, 100, "v1");
+    store
 }
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         row("what", "measured", "reach");
-        let store = StandIn::start().await;
-        seed(&store);
+        let store = start(false).await;
         first_mounts(&store, false).await;
-        let http1 = StandIn::start_with(&[b"http/1.1"]).await;
-        seed(&http1);
+        let http1 = start(true).await;
         first_mounts(&http1, true).await;
         repeats(&store).await;
         crowd(&store).await;

@@ -10,21 +10,14 @@ use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
 use keyferry::error::{Kind, Problems};
 use keyferry::fetch::{self, Tally};
 use keyferry::gather::{Gather, Gathered};
-use keyferry::http::Http;
 use keyferry::path::Mode;
 use keyferry::secret::SecretText;
 
 use crate::standins::azure::content::{Denial, Kind as Object};
-use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
+use crate::standins::azure::{CLIENT, TENANT};
 use crate::standins::faults::{Fault, How};
 use crate::standins::issuer::Variant;
-use crate::support::store::{client, secret, settings, start};
-
-const AUDIENCE: &str = "api://AzureADTokenExchange";
-
-fn open(store: &AzureStandIn) -> Arc<dyn Gather> {
-    backends::open(&Settings::default(), &client(store), &fetch::Settings::default()).remove(0)
-}
+use crate::support::azure::{AUDIENCE, client, open, secret, start};
 
 fn objects(names: &[&str]) -> String {
     let entries: String =
@@ -165,7 +158,7 @@ async fn service_principal_needs_the_right_secret() {
 async fn a_changed_secret_is_in_the_next_first_mount_after_the_start_age() {
     let store = start().await;
     secret(&store, "db", "v1", "old");
-    let http = client(&store);
+    let http = client(&store, |_| true);
     let engine = fetch::Settings { start_max_age: Duration::ZERO, ..fetch::Settings::default() };
     let backend = backends::open(&Settings::default(), &http, &engine).remove(0);
     mount(&backend, &call(MACHINE, &objects(&["db"]), None)).await.unwrap();
@@ -258,9 +251,7 @@ async fn mistakes_of_a_class_come_all_at_once_and_cost_no_request() {
 #[tokio::test]
 async fn t03_a_name_that_does_not_resolve_is_explained() {
     let store = start().await;
-    let mut settings = settings(&store);
-    settings.connect_to.retain(|(host, _)| !host.contains("vault"));
-    let http = Http::new(settings);
+    let http = client(&store, |host| !host.contains("vault"));
     let settings = Settings::default();
     let backend = backends::open(&settings, &http, &fetch::Settings::default()).remove(0);
     let start = std::time::Instant::now();

@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod azure;
+mod cases;
 mod faults;
 mod http;
 mod proto;

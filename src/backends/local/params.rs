@@ -127,11 +127,11 @@ fn version(entry: &Entry, problems: &mut Vec<Problem>) -> Option<u64> {
 /// The path in the volume: the field, else `default`.
 fn path(entry: &Entry, default: &str, problems: &mut Vec<Problem>) -> Option<RelPath> {
     let text = entry.text("path", problems);
-    let text = if text.is_empty() { default } else { &text };
     if text.is_empty() {
-        return None;
+        // A name that is no path is reported as a name already.
+        return RelPath::new(default).ok();
     }
-    RelPath::new(text)
+    RelPath::new(&text)
         .map_err(|rule| {
             problems.push(
                 Problem::config(format!("path {text:?}: {rule}"))

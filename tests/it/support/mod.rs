@@ -1,4 +1,4 @@
 //! What tests stand on.
 
+pub mod azure;
 pub mod driver;
-pub mod store;
