@@ -31,7 +31,7 @@ pub struct Logged {
     pub path: String,
     /// The answer's status; 0 while there is none, and for a request that never got one.
     pub status: u16,
-    /// The client id, once proven (for Entra: as claimed).
+    /// The client id, once proven (at Entra: as claimed, if known).
     pub client: Option<String>,
     /// When it came, since the stand-in's start.
     pub start: Duration,

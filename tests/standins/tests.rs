@@ -78,6 +78,9 @@ impl Lab {
     }
 
     fn address(&self, host: &str) -> SocketAddr {
+        if host == "control" {
+            return self.store.control().unwrap();
+        }
         let list = self.store.connect_to();
         list.iter().find(|(name, _)| name.trim_end_matches(":80") == host).unwrap().1
     }
@@ -562,4 +565,59 @@ vaults:
     assert!(lab.store.connect_to().iter().any(|(host, _)| host == "lab-walled.vault.azure.cn"));
     std::fs::write(&file, "vaults: [{name: x, secret: {}}]").unwrap();
     assert!(Store::read(&file).unwrap_err().contains("secret"));
+}
+
+#[tokio::test]
+async fn the_control_listener_changes_what_the_handle_can() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let lab = Lab::with(Options { control: Some(any), ..Options::default() }).await;
+    let change = async |method: &str, path: &str, body: Value| {
+        let request = Request::builder().method(method).uri(format!("http://control{path}"));
+        let got = lab.send(request.body(body.to_string().into()).unwrap()).await.unwrap();
+        assert_eq!(got.status, 200, "{path}: {}", got.json());
+        got.json()
+    };
+    let secret = json!({"vault": "lab-open", "kind": "secrets", "name": "db"});
+    let with = |more: Value| {
+        let mut all = secret.clone();
+        all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        all
+    };
+    change("POST", "/__standin/objects", with(json!({"version": {"version": "v2", "value": "new"}}))).await;
+    assert_eq!(lab.get("/secrets/db").await.json()["value"], "new");
+    change("POST", "/__standin/enable", with(json!({"version": "v2", "enabled": false}))).await;
+    assert_eq!(lab.get("/secrets/db").await.error().2, "SecretDisabled");
+    change("POST", "/__standin/objects", secret.clone()).await;
+    assert_eq!(lab.get("/secrets/db").await.status, 404);
+    let rules = json!({"vault": "lab-open", "rules": [{"kind": "secrets", "denial": "policy"}]});
+    change("POST", "/__standin/rules", rules).await;
+    assert_eq!(lab.get("/secrets/db").await.error().2, "ForbiddenByPolicy");
+    let store = json!({"vaults": [{"name": "second", "secrets": {"a": [{"version": "v1", "value": "x"}]}}]});
+    change("POST", "/__standin/store", store).await;
+    assert!(lab.store.connect_to().iter().any(|(host, _)| host == "second.vault.azure.net"));
+    change("POST", "/__standin/faults", json!({"status": 503, "path": "/keys/", "code": "Busy"})).await;
+    assert_eq!(lab.get("/keys/k").await.error(), (503, "Busy".into(), String::new()));
+    change("DELETE", "/__standin/faults", Value::Null).await;
+    assert_eq!(lab.get("/keys/k").await.status, 404);
+    let account = json!({"namespace": "shop", "serviceAccount": "web"});
+    let token = change("POST", "/__standin/mint", account).await["token"].as_str().unwrap().to_owned();
+    change("POST", "/__standin/clock", json!(4000)).await;
+    assert_eq!(refusal(&lab.entra(&[("client_assertion", &token)]).await), (401, 700_024));
+    let log = change("GET", "/__standin/log", Value::Null).await;
+    assert_eq!((log["requests"].as_array().unwrap().len(), &log["inFlightPeak"]), (7, &json!(1)));
+    let issuer = change("GET", "/.well-known/openid-configuration", Value::Null).await;
+    assert_eq!(issuer["jwks_uri"], format!("{}/openid/v1/jwks", lab.store.issuer().url()));
+    assert_eq!(change("GET", "/openid/v1/jwks", Value::Null).await, lab.store.issuer().jwks());
+    let bad = Request::post("http://control/__standin/faults").body("{\"state\":1}".into()).unwrap();
+    assert_eq!(lab.send(bad).await.unwrap().status, 400);
+}
+
+#[tokio::test]
+async fn one_slow_answer_holds_up_no_other() {
+    let lab = Lab::new().await;
+    lab.store.set_latency(Duration::from_millis(100));
+    let start = Instant::now();
+    let all = futures_util::future::join_all((0..20).map(|_| lab.get("/secrets/db"))).await;
+    assert!(all.iter().all(|got| got.status == 200) && start.elapsed() < Duration::from_millis(1500));
+    assert_eq!(lab.store.in_flight_peak(), 20);
 }

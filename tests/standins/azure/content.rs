@@ -316,7 +316,6 @@ impl Version {
 
 impl Vault {
     pub(super) fn object(&self, kind: Kind, name: &str) -> Option<&[Version]> {
-        // Names in lower case, the usual ones, cost no copy more than the key itself.
         self.objects.get(&(kind, name.to_ascii_lowercase())).map(Vec::as_slice)
     }
 

@@ -31,7 +31,8 @@ pub(super) fn answer(shared: &Shared, parts: &Parts, host: &str, body: &[u8]) ->
             let content = shared.content.read().unwrap();
             let form = String::from_utf8_lossy(body);
             let form = pairs(&form);
-            let client = value(&form, "client_id").map(ToOwned::to_owned);
+            let known = |id: &&str| content.identities.iter().any(|identity| identity.client_id == *id);
+            let client = value(&form, "client_id").filter(known).map(ToOwned::to_owned);
             let plain = parts.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
             let form = if plain.is_some_and(|v| v.starts_with("application/x-www-form-urlencoded")) {
                 form
