@@ -3,6 +3,7 @@
 
 mod azure;
 mod cases;
+mod contract;
 mod faults;
 mod http;
 mod identities;
