@@ -29,6 +29,8 @@ pub(super) enum Command {
     Mount(Mount),
     /// Check classes with the real parser, without any request
     Check(Check),
+    /// Print the version
+    Version,
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -45,6 +47,9 @@ pub(super) struct Stores {
     /// Cloud of Azure classes that name none
     #[arg(long, value_name = "NAME", default_value = "AzurePublicCloud")]
     pub(super) azure_cloud_name: String,
+    /// File of the AzureStackCloud for classes that name none
+    #[arg(long, value_name = "FILE", env = "AZURE_ENVIRONMENT_FILEPATH")]
+    pub(super) azure_environment_file: Option<PathBuf>,
     /// Order the certificates of a PFX leaf first
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(super) azure_construct_pem_chain: bool,

@@ -36,6 +36,10 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Check(args) => check::run(args),
+        Command::Version => {
+            say(concat!("keyferry v", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(())
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "keyferry", &mut std::io::stdout());
             Ok(())

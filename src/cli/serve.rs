@@ -56,6 +56,7 @@ pub(super) fn open(
         local_root: stores.local_root.clone(),
         azure: azure::Settings {
             cloud,
+            environment_file: stores.azure_environment_file.clone(),
             order_chain: stores.azure_construct_pem_chain,
             split: stores.azure_write_cert_and_key_in_separate_files,
         },

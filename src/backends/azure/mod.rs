@@ -10,6 +10,8 @@ mod machine;
 mod params;
 mod read;
 
+use std::path::PathBuf;
+
 use super::{Backend, Login};
 use crate::call::Call;
 use crate::error::{Problem, Problems};
@@ -22,6 +24,8 @@ use crate::secret::SecretText;
 pub struct Settings {
     /// Cloud of classes that name none.
     pub cloud: cloud::Cloud,
+    /// File that describes the `AzureStackCloud` of classes that name none (azure.md 10).
+    pub environment_file: Option<PathBuf>,
     /// Order the certificates of a PFX (azure.md 9.2).
     pub order_chain: bool,
     /// Certificate and key in files of their own as well (azure.md 9.3).
@@ -30,7 +34,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cloud: cloud::Cloud::public(), order_chain: true, split: false }
+        Self { cloud: cloud::Cloud::public(), environment_file: None, order_chain: true, split: false }
     }
 }
 

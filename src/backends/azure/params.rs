@@ -143,10 +143,10 @@ fn cloud(settings: &Settings, call: &Call, problems: &mut Vec<Problem>) -> Cloud
         return settings.cloud.clone();
     }
     let found = if cloud::is_stack(name) {
-        match call.parameters.text("cloudEnvFileName") {
-            "" => Err("AzureStackCloud needs cloudEnvFileName".to_owned()),
-            file => cloud::from_file(Path::new(file)),
-        }
+        let named = call.parameters.text("cloudEnvFileName");
+        let file =
+            if named.is_empty() { settings.environment_file.as_deref() } else { Some(Path::new(named)) };
+        file.map_or_else(|| Err("AzureStackCloud needs cloudEnvFileName".to_owned()), cloud::from_file)
     } else {
         cloud::by_name(name).ok_or_else(|| format!("there is no cloud named {:?}", name.to_ascii_uppercase()))
     };
