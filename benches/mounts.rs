@@ -72,6 +72,14 @@ impl Server {
         Self { child: command.spawn().unwrap(), dir }
     }
 
+    /// As [`Server::start`], with 5 % of one CPU; nothing where this process may make no control group.
+    fn throttled(store: &AzureStandIn) -> Option<(Self, Throttle)> {
+        let throttle = Throttle::new()?;
+        let server = Self::start(store, &[]);
+        throttle.take(server.child.id());
+        Some((server, throttle))
+    }
+
     fn socket(&self) -> PathBuf {
         self.dir.path().join("azure.sock")
     }
@@ -98,6 +106,35 @@ impl Server {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    }
+}
+
+/// A control group with a CPU limit of 50m, removed at the end.
+struct Throttle(PathBuf);
+
+impl Throttle {
+    fn new() -> Option<Self> {
+        let name = format!("keyferry-bench-{}", std::process::id());
+        let old = PathBuf::from("/sys/fs/cgroup/cpu").join(&name);
+        let new = PathBuf::from("/sys/fs/cgroup").join(&name);
+        let limited = |dir: &PathBuf, file: &str, text: &str| {
+            std::fs::create_dir(dir).is_ok() && std::fs::write(dir.join(file), text).is_ok()
+        };
+        if limited(&old, "cpu.cfs_quota_us", "5000") {
+            return Some(Self(old));
+        }
+        limited(&new, "cpu.max", "5000 100000").then_some(Self(new))
+    }
+
+    fn take(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        // It can be removed once its process has ended; a leftover is an empty folder.
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 
@@ -232,6 +269,40 @@ async fn crowd(store: &AzureStandIn) {
     }
 }
 
+/// Five minutes at a hundredth of their length: every pod again each 750 ms, values good for 600 ms.
+async fn five_minutes(store: &AzureStandIn) {
+    let server = Server::start(store, &["--repeat-max-age", "600ms"]);
+    let client = server.client().await;
+    for round in 0..5 {
+        let mounts = (0..100).map(|pod| {
+            let (mut client, request) = (client.clone(), request(store, pod, 0, 10));
+            async move { client.mount(request).await.unwrap() }
+        });
+        join_all(mounts).await;
+        if round == 0 {
+            store.clear_log();
+        }
+        tokio::time::sleep(Duration::from_millis(750)).await;
+    }
+    row("  repeats over five minutes (1:100)", &counted(store).to_string(), "40");
+}
+
+async fn starved(store: &AzureStandIn) {
+    let what = "first mount of the process, 50m CPU, 10 objects, 20 ms";
+    let Some((server, _throttle)) = Server::throttled(store) else {
+        return row(what, "not run: no control group", "150 ms");
+    };
+    store.set_latency(Duration::from_millis(20));
+    let mut client = server.client().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let request = request(store, 1, 0, 10);
+    let start = Instant::now();
+    client.mount(request).await.unwrap();
+    row(what, &format!("{:.0} ms", start.elapsed().as_secs_f64() * 1000.0), "150 ms");
+    store.set_latency(Duration::ZERO);
+    drop(server);
+}
+
 async fn memory(store: &AzureStandIn) {
     let start = Instant::now();
     let server = Server::start(store, &[]);
@@ -301,6 +372,8 @@ fn main() {
         first_mounts(&http1, true).await;
         repeats(&store).await;
         crowd(&store).await;
+        five_minutes(&store).await;
+        starved(&store).await;
         memory(&store).await;
     });
 }

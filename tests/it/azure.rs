@@ -137,6 +137,40 @@ async fn a_forged_token_of_equal_claims_never_gets_a_cached_value() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_other_token_gets_the_value_that_the_right_one_cached() {
+    let store = start().await;
+    secret(&store, "db", "v1", "canary-value");
+    let backend = open(&store);
+    let right = store.issuer().mint("shop", "web", AUDIENCE);
+    let with = |token: &str, occasion| Call { occasion, ..call(WORKLOAD, &objects(&["db"]), Some(token)) };
+    mount(&backend, &with(&right, Occasion::First)).await.unwrap();
+    let mint = |account: &str, variant| store.issuer().mint_as("shop", account, AUDIENCE, variant);
+    let others = [
+        mint("other", Variant::Right),
+        mint("web", Variant::Expired),
+        mint("web", Variant::NotYetValid),
+        mint("web", Variant::ForgedKey),
+        mint("web", Variant::UnknownKid),
+        mint("web", Variant::WrongIssuer),
+        mint("web", Variant::WrongAudience),
+        mint("web", Variant::AlgNone),
+        mint("web", Variant::Altered),
+    ];
+    for (number, token) in others.iter().enumerate() {
+        for occasion in [Occasion::First, Occasion::Repeat] {
+            let problems = mount(&backend, &with(token, occasion)).await.unwrap_err();
+            assert_eq!(problems.kind(), Kind::Unauthenticated, "{number}");
+            let text = problems.to_string();
+            assert!(
+                text.contains("AADSTS") && !text.contains("canary") && !text.contains(token.as_str()),
+                "{text}"
+            );
+        }
+    }
+    mount(&backend, &with(&right, Occasion::Repeat)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn service_principal_needs_the_right_secret() {
     let store = start().await;
     secret(&store, "db", "v1", "x");
