@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::error::Spot;
 use crate::yaml::{self, Content, Node};
 
 /// A class, as far as a provider is concerned.
@@ -15,6 +16,21 @@ pub struct Class {
     pub provider: String,
     /// `spec.parameters`.
     pub parameters: BTreeMap<String, String>,
+    /// File and line on which it begins.
+    pub origin: (String, usize),
+    /// Line of the file on which the text of each parameter begins.
+    pub lines: BTreeMap<String, usize>,
+}
+
+impl Class {
+    /// Line of the file for a place inside a parameter's text, as far as it is known.
+    pub fn line_of(&self, spot: Option<&Spot>) -> usize {
+        let line = spot.and_then(|spot| {
+            let key = spot.field.split(['[', '.', ',']).next().unwrap_or_default();
+            Some(self.lines.get(key)? + spot.line.unwrap_or(1) - 1)
+        });
+        line.unwrap_or(self.origin.1)
+    }
 }
 
 /// A pod that mounts classes.
@@ -66,12 +82,13 @@ fn class(file: &str, node: &Node, found: &mut Manifests, problems: &mut Vec<Stri
         return;
     };
     let namespace = text(metadata, "namespace").unwrap_or_else(|| "default".to_owned());
-    let mut parameters = BTreeMap::new();
+    let (mut parameters, mut lines) = (BTreeMap::new(), BTreeMap::new());
     if let Some(Content::Map(fields)) = spec.and_then(|spec| spec.get("parameters")).map(|p| &p.content) {
         for (key, value) in fields {
             match (&value.content, value.kind()) {
                 (Content::Text { text, .. }, "!!str") => {
                     parameters.insert(key.name.clone(), text.clone());
+                    lines.insert(key.name.clone(), value.place.line);
                 }
                 (_, kind) => problems.push(format!(
                     "{file}:{}: class {name:?}: parameter {:?} is a {kind}; the API server takes only texts, put it in quotes",
@@ -80,7 +97,8 @@ fn class(file: &str, node: &Node, found: &mut Manifests, problems: &mut Vec<Stri
             }
         }
     }
-    found.classes.push(Class { name, namespace, provider, parameters });
+    let origin = (file.to_owned(), node.place.line);
+    found.classes.push(Class { name, namespace, provider, parameters, origin, lines });
 }
 
 const DRIVER: &str = "secrets-store.csi.k8s.io";

@@ -6,7 +6,7 @@ use super::args::{Check, Output};
 use super::{Failed, mount, say, serve};
 use crate::call::{Call, Occasion, Parameters, Pod, Tokens};
 use crate::class::Class;
-use crate::error::Kind;
+use crate::error::{Kind, Spot};
 use crate::fetch;
 use crate::gather::Gather;
 use crate::path::Mode;
@@ -24,7 +24,10 @@ pub(super) fn run(args: Check) -> Result<(), Failed> {
     for class in &manifests.classes {
         match backends.iter().find(|backend| backend.name() == class.provider) {
             Some(backend) => one(backend.as_ref(), class, &mut findings),
-            None => findings.push(Finding::error(class, format!("provider {:?} is unknown", class.provider))),
+            None => {
+                let text = format!("provider {:?} is unknown", class.provider);
+                findings.push(Finding::new(class, "error", None, text));
+            }
         }
     }
     let errors = findings.iter().filter(|finding| finding.level == "error").count();
@@ -33,28 +36,30 @@ pub(super) fn run(args: Check) -> Result<(), Failed> {
 }
 
 struct Finding {
+    file: String,
+    line: usize,
     class: String,
     level: &'static str,
     text: String,
 }
 
 impl Finding {
-    fn error(class: &Class, text: String) -> Self {
-        Self { class: format!("{}/{}", class.namespace, class.name), level: "error", text }
+    fn new(class: &Class, level: &'static str, spot: Option<&Spot>, text: String) -> Self {
+        let line = class.line_of(spot);
+        let (file, name) = (class.origin.0.clone(), format!("{}/{}", class.namespace, class.name));
+        Self { file, line, class: name, level, text }
     }
 }
 
 fn one(backend: &dyn Gather, class: &Class, findings: &mut Vec<Finding>) {
     match backend.check(&call(class)) {
-        Ok(outline) => findings.extend(
-            outline
-                .warnings
-                .into_iter()
-                .map(|text| Finding { level: "warning", ..Finding::error(class, text) }),
-        ),
+        Ok(outline) => {
+            let warnings = outline.warnings.into_iter();
+            findings.extend(warnings.map(|text| Finding::new(class, "warning", None, text)));
+        }
         Err(problems) => {
             let wrong = problems.list().iter().filter(|p| p.kind == Kind::Config);
-            findings.extend(wrong.map(|problem| Finding::error(class, problem.to_string())));
+            findings.extend(wrong.map(|p| Finding::new(class, "error", p.spot.as_ref(), p.to_string())));
         }
     }
 }
@@ -86,10 +91,11 @@ fn call(class: &Class) -> Call {
 fn report(args: &Check, findings: &[Finding], classes: usize, errors: usize) -> String {
     if args.output == Output::Json {
         let list: Vec<_> =
-            findings.iter().map(|f| json!({"class": f.class, "level": f.level, "text": f.text})).collect();
+            findings.iter().map(|f| json!({"file": f.file, "line": f.line, "class": f.class, "level": f.level, "text": f.text})).collect();
         return format!("{:#}\n", json!({"classes": classes, "errors": errors, "findings": list}));
     }
-    let lines = findings.iter().map(|f| format!("{}: {}: {}\n", f.class, f.level, f.text));
+    let lines =
+        findings.iter().map(|f| format!("{}:{}: {}: {}: {}\n", f.file, f.line, f.level, f.class, f.text));
     let summary = format!("{classes} classes, {errors} errors, {} warnings\n", findings.len() - errors);
     lines.chain([summary]).collect()
 }

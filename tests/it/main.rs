@@ -3,6 +3,7 @@
 
 mod azure;
 mod cases;
+mod check;
 mod contract;
 mod faults;
 mod http;

@@ -495,9 +495,11 @@ fn fields(entry: &Entry, problems: &mut Vec<Problem>) -> Fields {
         }
     }
     let alias = entry.text("objectAlias", problems);
-    let path = path(&name, &alias, &mut wrong);
     let near: Vec<_> = entry.unknown().into_iter().map(|(_, text)| text).collect();
-    check_name(&name, &version, &near.join("; "), &mut wrong);
+    let path = path(&name, &alias, &near.join("; "), &mut wrong);
+    if path.is_some() || !name.is_empty() {
+        check_name(&name, &version, &mut wrong);
+    }
     let mode_text = entry.text("filePermission", problems);
     let mode = Mode::from_octal(&mode_text);
     if mode.is_none() && !mode_text.is_empty() {
@@ -514,19 +516,28 @@ fn fields(entry: &Entry, problems: &mut Vec<Problem>) -> Fields {
     Fields { kind, name, version, pfx, encoding, path, mode, id, label }
 }
 
-fn path(name: &str, alias: &str, wrong: &mut impl FnMut(&str, String, &str)) -> Option<RelPath> {
+fn path(
+    name: &str,
+    alias: &str,
+    unknown: &str,
+    wrong: &mut impl FnMut(&str, String, &str),
+) -> Option<RelPath> {
     let (field, text) = if alias.is_empty() { ("objectName", name) } else { ("objectAlias", alias) };
     // The peer refuses two dots anywhere, also inside a name (azure.md 6).
     let checked =
         if text.contains("..") { Err("file name must not contain '..'") } else { RelPath::new(text) };
-    checked.map_err(|rule| wrong(field, rule.to_owned(), "give a clean relative path as objectAlias")).ok()
+    let hint = match text {
+        "" if unknown.is_empty() => "name the object",
+        "" => unknown,
+        _ => "give a clean relative path as objectAlias",
+    };
+    checked.map_err(|rule| wrong(field, rule.to_owned(), hint)).ok()
 }
 
 /// Key Vault's own rules, so that no name can leave its place in the address.
-fn check_name(name: &str, version: &str, unknown: &str, wrong: &mut impl FnMut(&str, String, &str)) {
+fn check_name(name: &str, version: &str, wrong: &mut impl FnMut(&str, String, &str)) {
     if name.is_empty() {
-        let hint = if unknown.is_empty() { "name the object" } else { unknown };
-        wrong("objectName", "parameter name cannot be empty".into(), hint);
+        wrong("objectName", "parameter name cannot be empty".into(), "name the object");
     } else if name.len() > 127 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
         wrong(
             "objectName",
