@@ -5,6 +5,7 @@
 
 pub mod cloud;
 mod entra;
+mod entries;
 mod errors;
 mod machine;
 mod params;
