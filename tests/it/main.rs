@@ -8,6 +8,7 @@ mod contract;
 mod faults;
 mod http;
 mod identities;
+mod layers;
 mod proto;
 mod server;
 #[path = "../standins/mod.rs"]

@@ -170,10 +170,10 @@ pub(super) fn entry(
 /// What is done to the value; blocks are picked before the encoding step, which is the last one.
 fn steps(settings: &Settings, fields: &Fields, pick: Option<Step>) -> Vec<Step> {
     let form = match fields.kind {
-        ObjectKind::Key => Some(Step::PublicKey),
-        ObjectKind::Certificate => Some(Step::Certificate),
-        ObjectKind::Secret if fields.pfx => None,
-        ObjectKind::Secret => Some(Step::Pem { order_chain: settings.order_chain }),
+        ObjectKind::Key => vec![Step::PublicKey],
+        ObjectKind::Certificate => vec![Step::Base64, Step::Certificate],
+        ObjectKind::Secret if fields.pfx => vec![],
+        ObjectKind::Secret => vec![Step::Pem { order_chain: settings.order_chain }],
     };
     form.into_iter().chain(pick).chain(fields.encoding.clone()).collect()
 }

@@ -131,10 +131,8 @@ fn reading(read: &Read, bundle: Bundle) -> Result<Reading, Problem> {
             (json.map(|json| SecretBytes::from(json.as_bytes())), id, Form::Plain)
         }
         ObjectKind::Certificate => {
-            let der = bundle.cer.map(|text| crate::shape::decode::base64(text.as_bytes())).transpose();
-            let der = der
-                .map_err(|error| Problem::new(Kind::Shape, format!("the certificate is broken: {error}")))?;
-            (der, bundle.id, Form::Plain)
+            // Base64 of DER; the plan decodes it.
+            (bundle.cer.map(SecretBytes::from), bundle.id, Form::Plain)
         }
     };
     let word = match read.kind {
