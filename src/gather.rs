@@ -9,7 +9,7 @@ use tokio::time::timeout_at;
 use crate::backends::Backend;
 use crate::call::Call;
 use crate::error::{Kind, Problem, Problems};
-use crate::fetch::{Fetch, Settings, Tally};
+use crate::fetch::{Fetch, Session, Settings, Tally};
 use crate::files::{self, File};
 use crate::plan::{Plan, Reading};
 
@@ -86,28 +86,24 @@ impl<B: Backend> Store<B> {
         age: Duration,
         tally: &Tally,
     ) -> Result<Gathered, Problems> {
-        let mut readings = self.read(plan, age, tally).await?;
+        let mut session = self.login(plan, tally).await?;
+        let mut readings = self.fetch.all(plan, &session, age, tally).await;
         if refused(&readings) {
             // The store no longer takes this session: one more try with a new one.
-            self.fetch.drop_session(plan);
-            readings = self.read(plan, age, tally).await?;
+            self.fetch.drop_session(plan, &session);
+            session = self.login(plan, tally).await?;
+            readings = self.fetch.all(plan, &session, age, tally).await;
         }
         files::make(&plan.outputs, &readings, call.mode)
     }
 
-    async fn read(
-        &self,
-        plan: &Plan<B>,
-        age: Duration,
-        tally: &Tally,
-    ) -> Result<Vec<Result<Arc<Reading>, Problem>>, Problems> {
-        let session = self.fetch.session(plan, tally).await.map_err(|mut problem| {
+    async fn login(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problems> {
+        self.fetch.session(plan, tally).await.map_err(|mut problem| {
             if let Some(first) = plan.outputs.first() {
                 problem.what = format!("{}{}", first.label, problem.what);
             }
-            Problems::from(problem)
-        })?;
-        Ok(self.fetch.all(plan, &session, age, tally).await)
+            problem.into()
+        })
     }
 
     fn named(&self, call: &Call, problems: Problems) -> Problems {

@@ -200,9 +200,13 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
         inner.weight = 0;
     }
 
-    /// Forgets one value.
-    pub fn remove(&self, key: &K) {
+    /// Forgets `value`, unless another one has taken its place.
+    pub fn remove(&self, key: &K, value: &Arc<V>) {
         let mut inner = self.lock();
+        let kept = inner.slots.get(key).and_then(|slot| slot.kept.as_ref());
+        if !kept.is_some_and(|kept| Arc::ptr_eq(&kept.value, value)) {
+            return;
+        }
         if let Some(slot) = inner.slots.remove(key) {
             inner.order.remove(&slot.used);
             inner.weight -= slot.kept.map_or(0, |kept| kept.weight);

@@ -190,12 +190,10 @@ impl<B: Backend> Fetch<B> {
         Ok(session)
     }
 
-    /// Forgets the session of this plan: the store no longer accepts it.
-    pub fn drop_session(&self, plan: &Plan<B>) {
-        self.sessions.remove(&SessionKey {
-            target: plan.target.clone(),
-            fingerprint: self.fingerprint(&plan.credential),
-        });
+    /// Forgets a session that the store no longer accepts; one that is newer stays.
+    pub fn drop_session(&self, plan: &Plan<B>, session: &Arc<Session<B::Session>>) {
+        let key = SessionKey { target: plan.target.clone(), fingerprint: self.fingerprint(&plan.credential) };
+        self.sessions.remove(&key, session);
     }
 
     /// All reads of a plan, in its order; each has its own outcome.

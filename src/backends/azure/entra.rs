@@ -155,7 +155,8 @@ fn explain(wire: &Wire, app: &App, credential: &Credential, claims: &Claims, sai
 
 fn refused(status: u16, app: &App, credential: &Credential, claims: &Claims, said: &str) -> Problem {
     let App { tenant, client_id } = app;
-    let Claims { iss, sub, aud, .. } = claims;
+    // What a token says is anybody's text until it is accepted.
+    let [iss, sub, aud] = [&claims.iss, &claims.sub, &claims.aud.to_string()].map(|text| errors::clean(text));
     let hint = match credential {
         Credential::Token(_) => format!(
             "create a federated credential on client {client_id} with exactly issuer {iss}, subject {sub}, audience \
