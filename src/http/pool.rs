@@ -113,6 +113,8 @@ impl Pool {
     ) -> Result<Lease, Fault> {
         progress.restart();
         let authority = self.authority(target);
+        // Before anything can fail: a host that is never reached must not stay in the map either.
+        self.sweep_later();
         let lease = loop {
             let before = match authority.glance() {
                 Glance::Shared(shared) => break Lease::shared(shared, true),
@@ -127,7 +129,6 @@ impl Pool {
             let opened = opener.open(target, progress).await;
             break authority.settle(opened)?.lease(&authority).await?;
         };
-        self.sweep_later();
         Ok(lease)
     }
 

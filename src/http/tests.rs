@@ -451,6 +451,24 @@ async fn idle_connections_are_closed_after_a_minute() {
 }
 
 #[tokio::test]
+async fn hosts_that_were_never_reached_are_forgotten() {
+    let http = Http::new(Settings {
+        connect_to: vec![("gone.test".into(), closed_port().await)],
+        ..Settings::default()
+    });
+    let request = Request::get("https://gone.test/").body(Bytes::new()).unwrap();
+    assert_eq!(http.send(request).await.unwrap_err().kind, FailureKind::Refused);
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(http.inner.pool.is_empty());
+}
+
+/// An address that nobody listens at.
+async fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
 async fn cancelled_requests_leave_the_pool_usable() {
     // Each request that was cut short costs HTTP/1.1 its connection, HTTP/2 nothing.
     for (alpn, opened) in [(&["h2"][..], 1), (&["http/1.1"], 3)] {
