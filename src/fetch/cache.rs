@@ -19,13 +19,6 @@ use tokio::time::Instant;
 
 use crate::error::{Kind, Problem};
 
-/// How fresh an answer must be.
-#[derive(Debug, Clone, Copy)]
-pub struct Fresh {
-    /// Greatest age of an answer, and of the request of a flight that is joined.
-    pub max_age: Duration,
-}
-
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
@@ -116,24 +109,24 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
         Self { inner: Mutex::new(inner), most }
     }
 
-    /// The value for `key`, from memory, from a flight under way, or from `start`.
+    /// The value for `key`, at most `max_age` old, from memory, from a flight under way, or from `start`.
     pub async fn get<F>(
         self: &Arc<Self>,
         key: K,
-        fresh: Fresh,
+        max_age: Duration,
         start: impl FnOnce(Sent) -> F,
     ) -> Result<(Arc<V>, Served), Problem>
     where
         F: Future<Output = Result<Started<V>, Problem>> + Send + 'static,
     {
-        self.get_by(key, fresh, |_| fresh.max_age, start).await
+        self.get_by(key, max_age, |_| max_age, start).await
     }
 
     /// As [`Cache::get`], with an age that depends on the value.
     pub async fn get_by<F>(
         self: &Arc<Self>,
         key: K,
-        fresh: Fresh,
+        max_age: Duration,
         accept: impl Fn(&V) -> Duration,
         start: impl FnOnce(Sent) -> F,
     ) -> Result<(Arc<V>, Served), Problem>
@@ -148,7 +141,7 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
             if let Some(kept) = slot.kept.as_ref().filter(|kept| kept.serves(now, accept(&kept.value))) {
                 return Ok((kept.value.clone(), Served::Hit));
             }
-            match slot.flight.upgrade().filter(|flight| flight.joins(now, fresh.max_age)) {
+            match slot.flight.upgrade().filter(|flight| flight.joins(now, max_age)) {
                 Some(flight) => (flight, Served::Joined),
                 None => {
                     let epoch = inner.epoch;
@@ -180,11 +173,18 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
         let (cache, stamp) = (Arc::downgrade(self), sent.clone());
         let work = AssertUnwindSafe(start(sent.clone())).catch_unwind();
         let task = tokio::spawn(async move {
-            let result = match work.await {
-                Ok(Ok(started)) => Ok(keep(&cache, &key, epoch, &stamp, started)),
-                Ok(Err(problem)) => Err(problem),
-                Err(_) => Err(Problem::new(Kind::Bug, "reading from the store panicked")
-                    .hint("please report it with the log of this node")),
+            let brought = work.await.unwrap_or_else(|_| {
+                Err(Problem::new(Kind::Bug, "reading from the store panicked")
+                    .hint("please report it with the log of this node"))
+            });
+            let result = match brought {
+                Ok(started) => Ok(keep(&cache, &key, epoch, &stamp, started)),
+                Err(problem) => {
+                    if let Some(cache) = cache.upgrade() {
+                        cache.lock().forget_failed(&key, &stamp);
+                    }
+                    Err(problem)
+                }
             };
             tell.send_replace(Some(result));
         });
@@ -306,6 +306,16 @@ impl<K: Eq + Hash, V> Inner<K, V> {
         }
     }
 
+    /// Drops the slot that a failed flight leaves, unless it has a value or a newer flight.
+    fn forget_failed(&mut self, key: &Arc<K>, sent: &Sent) {
+        let Some(slot) = self.slots.get(key) else { return };
+        let newer = slot.flight.upgrade().is_some_and(|flight| !Arc::ptr_eq(&flight.sent.0, &sent.0));
+        if slot.kept.is_none() && !newer {
+            self.order.remove(&slot.used);
+            self.slots.remove(key);
+        }
+    }
+
     fn shrink_to(&mut self, most: usize) {
         while self.weight > most {
             let Some((_, key)) = self.order.pop_first() else { return };
@@ -321,7 +331,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    const AGE: Fresh = Fresh { max_age: Duration::from_secs(2) };
+    const AGE: Duration = Duration::from_secs(2);
 
     fn answer(value: u32, weight: usize) -> Result<Started<u32>, Problem> {
         Ok(Started { value, weight, lasts: Duration::MAX })
@@ -413,6 +423,7 @@ mod tests {
         let cache = Arc::new(Cache::<u8, u32>::new(1000));
         let failed = cache.get(1, AGE, |_| async { Err(Problem::config("no")) }).await;
         assert!(failed.is_err());
+        assert_eq!(cache.size(), (0, 0), "not even a slot is left");
         assert_eq!(*cache.get(1, AGE, |_| async { answer(2, 1) }).await.unwrap().0, 2);
     }
 

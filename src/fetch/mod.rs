@@ -19,7 +19,7 @@ use crate::backends::{Backend, Login};
 use crate::call::Occasion;
 use crate::error::{Kind, Problem, Retry};
 use crate::plan::{Credential, Plan, Reading};
-use cache::{Cache, Fresh, Served, Started};
+use cache::{Cache, Served, Started};
 use limit::Limits;
 
 /// Bounds and ages; every one is a flag of `serve`.
@@ -173,10 +173,9 @@ impl<B: Backend> Fetch<B> {
         let (backend, limits) = (self.backend.clone(), self.limits.clone());
         let (target, credential, at) = (plan.target.clone(), plan.credential.clone(), plan.login_at.clone());
         let (tries, until) = (self.settings.tries, Instant::now() + self.settings.budget);
-        let fresh = Fresh { max_age: Duration::MAX };
         let (session, served) = self
             .sessions
-            .get(key, fresh, |sent| async move {
+            .get(key, Duration::MAX, |sent| async move {
                 let login =
                     retrying(&limits, &at, tries, until, &sent, || backend.login(&target, &credential))
                         .await?;
@@ -226,12 +225,11 @@ impl<B: Backend> Fetch<B> {
         let (tries, until) = (self.settings.tries, Instant::now() + self.settings.budget);
         let pinned_age = self.settings.pinned_max_age;
         // A pinned value never changes, so it is as fresh as its last confirmation allows.
-        let fresh = Fresh { max_age: age };
         let accept =
             |reading: &Reading| if reading.pinned && !age.is_zero() { pinned_age.max(age) } else { age };
         let (reading, served) = self
             .values
-            .get_by(key, fresh, accept, |sent| async move {
+            .get_by(key, age, accept, |sent| async move {
                 let reading = retrying(&limits, &at, tries, until, &sent, || {
                     backend.read(&target, &session.session, &read)
                 })
