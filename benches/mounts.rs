@@ -38,7 +38,8 @@ impl CsiDriverProvider for Echo {
     }
 
     async fn mount(&self, _: Request<MountRequest>) -> Result<Response<MountResponse>, Status> {
-        let file = |n: usize| File { path: format!("object-{n}"), mode: 420, contents: vec![b'v'; 64] };
+        let file =
+            |n: usize| File { path: format!("object-{n}"), mode: 420, contents: vec![b'v'; 64].into() };
         let object = |n: usize| ObjectVersion { id: format!("secret/object-{n}"), version: "v1".into() };
         let (files, object_version) = ((0..self.0).map(file).collect(), (0..self.0).map(object).collect());
         Ok(Response::new(MountResponse { files, object_version, error: None }))

@@ -7,7 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use zeroize::{Zeroize, Zeroizing};
+use bytes::Bytes;
+use zeroize::Zeroizing;
 
 /// Value read from a store or made from one: bytes, shared and wiped on the last drop.
 #[derive(Clone, Default)]
@@ -24,6 +25,11 @@ impl SecretBytes {
         &self.0
     }
 
+    /// The content for an answer, without a copy: it is wiped when the last holder lets go.
+    pub fn to_bytes(&self) -> Bytes {
+        Bytes::from_owner(Owner(self.clone()))
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -32,6 +38,15 @@ impl SecretBytes {
     /// Whether there is no byte.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// What [`Bytes`] holds on to; private, so that `expose` stays the only other way to the content.
+struct Owner(SecretBytes);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose()
     }
 }
 
@@ -98,10 +113,7 @@ impl Eq for SecretText {}
 
 impl<'de> serde::Deserialize<'de> for SecretText {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut text = String::deserialize(deserializer)?;
-        let secret = Self::new(std::mem::take(&mut text));
-        text.zeroize();
-        Ok(secret)
+        String::deserialize(deserializer).map(Self::new)
     }
 }
 

@@ -154,7 +154,7 @@ pub(crate) fn respond(gathered: &Gathered, most: usize) -> Result<MountResponse,
             .map(|file| File {
                 path: file.path.to_string(),
                 mode: i32::try_from(file.mode.bits()).unwrap_or(0o644),
-                contents: file.contents.expose().to_vec(),
+                contents: file.contents.to_bytes(),
             })
             .collect(),
     };

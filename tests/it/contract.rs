@@ -108,7 +108,7 @@ async fn mount(driver: &Driver, pod: &str, class: &[(&'static str, String)]) -> 
     let class: Vec<_> = class.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let answer = driver.mount(pod, &class, LONG).await?;
     assert_eq!(answer.object_version.len(), answer.files.len());
-    Ok(answer.files.into_iter().map(|file| (file.path, file.contents)).collect())
+    Ok(answer.files.into_iter().map(|file| (file.path, file.contents.to_vec())).collect())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -157,6 +157,22 @@ async fn a_repeat_is_answered_from_memory_until_it_is_forgotten() {
         fixture.put("db", "new one");
         assert_eq!(mount(&driver, "p", &class).await.unwrap()[0].1, b"old");
         backend.forget();
+        assert_eq!(mount(&driver, "p", &class).await.unwrap()[0].1, b"new one");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_value_is_in_the_repeat_after_its_age() {
+    for fixture in fixtures().await {
+        fixture.put("db", "old");
+        let engine =
+            fetch::Settings { repeat_max_age: Duration::from_millis(1), ..fetch::Settings::default() };
+        let driver = Driver::start(fixture.backend(&engine)).await;
+        let class = fixture.class(&["db"]);
+        mount(&driver, "p", &class).await.unwrap();
+        fixture.put("db", "new one");
+        let after = tokio::time::Instant::now() + Duration::from_millis(1);
+        tokio::time::sleep_until(after).await;
         assert_eq!(mount(&driver, "p", &class).await.unwrap()[0].1, b"new one");
     }
 }
