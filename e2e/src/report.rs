@@ -71,7 +71,7 @@ async fn one(cluster: &Rc<Cluster>, case: Case) -> Option<String> {
             None
         }
         Err(error) => {
-            println!("test {} ... FAILED ({time:.1} s)\n{error:?}", case.name);
+            println!("test {} ... FAILED ({time:.1} s)\n{error:#}", case.name);
             Some(case.name.to_owned())
         }
     }

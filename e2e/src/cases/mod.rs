@@ -1,6 +1,7 @@
 //! What users do. A case has a namespace and a vault of its own.
 
 mod files;
+mod manifests;
 
 use std::pin::Pin;
 use std::rc::Rc;

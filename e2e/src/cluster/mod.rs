@@ -129,7 +129,7 @@ impl Cluster {
         .await;
         match result {
             Ok(()) => Ok(()),
-            Err(error) => Err(error.context(self.events(namespace, pod).await.unwrap_or_default())),
+            Err(error) => Err(error.context(self.events(namespace, pod).await?.join("\n"))),
         }
     }
 
@@ -140,14 +140,14 @@ impl Cluster {
         self.kubectl.run(&arguments).await
     }
 
-    /// Messages of a pod's events.
-    pub(crate) async fn events(&self, namespace: &str, pod: &str) -> Result<String> {
+    /// Texts of a pod's events: reason and message.
+    pub(crate) async fn events(&self, namespace: &str, pod: &str) -> Result<Vec<String>> {
         let field = format!("involvedObject.name={pod}");
         let events = self.kubectl.json(&["get", "events", "-n", namespace, "--field-selector", &field]).await?;
         let all = events["items"].as_array().context("no items")?;
         let line = |event: &Value| {
             let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
-            format!("{}: {}\n", text("reason"), text("message"))
+            format!("{}: {}", text("reason"), text("message"))
         };
         Ok(all.iter().map(line).collect())
     }
@@ -156,9 +156,10 @@ impl Cluster {
     pub(crate) async fn event_with(&self, namespace: &str, pod: &str, fragments: &[&str]) -> Result<String> {
         until(LONG, "event", async || {
             let events = self.events(namespace, pod).await?;
-            match events.lines().find(|line| fragments.iter().all(|fragment| line.contains(fragment))) {
-                Some(line) => Ok(line.to_owned()),
-                None => bail!("no event with {fragments:?} among:\n{events}"),
+            let holds_all = |text: &&String| fragments.iter().all(|fragment| text.contains(fragment));
+            match events.iter().find(holds_all) {
+                Some(text) => Ok(text.clone()),
+                None => bail!("no event with {fragments:?} among:\n{}", events.join("\n")),
             }
         })
         .await
