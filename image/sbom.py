@@ -29,7 +29,7 @@ def make(root, target, cc, elf, epoch):
     data = [p for p in metadata["packages"] if p["name"] == AUTHORITIES]
     own = next(p for p in packages.values() if (p["name"], p["version"]) == ("keyferry", version_of))
     crates = [crate(p, sums) for p in packages.values() if p is not own]
-    libraries = [c_library(cc), rust_library()]
+    libraries = [c_library(cc), c_runtime(cc), rust_library()]
     authorities = [crate(p, sums) | {"type": "data"} for p in data]
     components = sorted(crates + libraries + authorities, key=lambda c: c["bom-ref"])
     edges = {ref(packages[n["id"]]): sorted(ref(packages[d]) for d in n["dependencies"] if d in packages)
@@ -66,7 +66,7 @@ def crate(package, sums):
         "name": package["name"],
         "version": package["version"],
         "purl": ref(package),
-        "licenses": [{"expression": package["license"].replace("/", " OR ")}],
+        "licenses": [{"expression": re.sub(r"\s*/\s*", " OR ", package["license"])}],  # the slash is an old spelling
     }
     if checksum := sums[package["name"], package["version"]]:
         found["hashes"] = [sha256(checksum)]
@@ -86,17 +86,26 @@ def c_library(cc):
     archive = pathlib.Path(run(None, cc, "-print-file-name=libc.a").strip()).read_bytes()
     about, version = re.search(rb"GNU C Library \(([^)]*)\) [a-z]+ release version ([\d.]+\d)", archive).groups()
     maker, _, package = about.decode().rpartition(" ")
-    debian = maker == "Debian GLIBC"
-    purl = f"pkg:deb/debian/glibc@{package}?arch=source" if debian else f"pkg:generic/glibc@{version.decode()}"
-    return {"type": "library", "bom-ref": purl, "name": "glibc", "version": package if debian else version.decode(),
-            "purl": purl, "licenses": [{"expression": "LGPL-2.1-or-later"}]}
+    if maker == "Debian GLIBC":
+        return library(f"pkg:deb/debian/glibc@{package}?arch=source", "LGPL-2.1-or-later")
+    return library(f"pkg:generic/glibc@{version.decode()}", "LGPL-2.1-or-later")
+
+
+def c_runtime(cc):
+    """What unwinds the stack: part of the C compiler."""
+    version = run(None, cc, "-dumpfullversion").strip()
+    return library(f"pkg:generic/libgcc@{version}", "GPL-3.0-or-later WITH GCC-exception-3.1")
 
 
 def rust_library():
     version = run(None, "rustc", "--version").split()[1]
-    purl = f"pkg:generic/rust-std@{version}"
-    return {"type": "library", "bom-ref": purl, "name": "rust-std", "version": version,
-            "purl": purl, "licenses": [{"expression": "MIT OR Apache-2.0"}]}
+    return library(f"pkg:generic/rust-std@{version}", "MIT OR Apache-2.0")
+
+
+def library(purl, license):
+    name, version = purl.partition("?")[0].rsplit("/", 1)[1].split("@")
+    return {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
+            "licenses": [{"expression": license}]}
 
 
 def run(cwd, *command):
