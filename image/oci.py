@@ -133,6 +133,7 @@ def not_static(elf, arch):
         kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", elf, at)
         if kind == PT_INTERP:
             return "asks for a dynamic loader"
-        if kind == PT_DYNAMIC and any(tag == DT_NEEDED for tag, _ in struct.iter_unpack("<qQ", elf[offset:offset + length])):
+        tags = struct.iter_unpack("<qQ", elf[offset:offset + length]) if kind == PT_DYNAMIC else ()
+        if any(tag == DT_NEEDED for tag, _ in tags):
             return "needs shared libraries"
     return None

@@ -23,7 +23,8 @@ def make(root, target, cc, elf, epoch):
     version_of = tomllib.loads((root / "Cargo.toml").read_text())["package"]["version"]
     sums = {(p["name"], p["version"]): p.get("checksum") for p in
             tomllib.loads((root / "Cargo.lock").read_text())["package"]}
-    metadata = json.loads(run(root, "cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={target}"))
+    metadata = json.loads(run(root, "cargo", "metadata", "--locked", "--format-version=1",
+                              f"--filter-platform={target}"))
     linked = linked_crates(root, target)
     packages = {p["id"]: p for p in metadata["packages"] if (p["name"], p["version"]) in linked}
     data = [p for p in metadata["packages"] if p["name"] == AUTHORITIES]
@@ -41,7 +42,10 @@ def make(root, target, cc, elf, epoch):
         "version": 1,
         "metadata": {
             "timestamp": datetime.datetime.fromtimestamp(epoch, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "component": crate(own, sums) | {"type": "application", "hashes": [sha256(hashlib.sha256(elf).hexdigest())]},
+            "component": crate(own, sums) | {
+                "type": "application",
+                "hashes": [sha256(hashlib.sha256(elf).hexdigest())],
+            },
             "properties": [{"name": "keyferry:target", "value": target}],
         },
         "components": components,
@@ -66,7 +70,8 @@ def crate(package, sums):
         "name": package["name"],
         "version": package["version"],
         "purl": ref(package),
-        "licenses": [{"expression": re.sub(r"\s*/\s*", " OR ", package["license"])}],  # the slash is an old spelling
+        # The slash is an old spelling of OR.
+        "licenses": [{"expression": re.sub(r"\s*/\s*", " OR ", package["license"])}],
     }
     if checksum := sums[package["name"], package["version"]]:
         found["hashes"] = [sha256(checksum)]
