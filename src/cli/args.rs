@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
+use crate::backends;
 use crate::telemetry::logs::Format;
 
 /// One provider for the Secrets Store CSI driver that answers as all of the vendors'.
@@ -115,6 +117,9 @@ pub(super) struct Serve {
     /// Directory for the sockets; may be given several times
     #[arg(long, value_name = "DIR", default_value = "/var/run/secrets-store-csi-providers")]
     pub(super) socket_dir: Vec<PathBuf>,
+    /// Backends to serve, a comma list; without it all that are switched on
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(backends::NAMES))]
+    pub(super) backends: Vec<String>,
     /// Listener of /healthz, /readyz and /metrics; keep it on loopback
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990")]
     pub(super) admin_addr: SocketAddr,

@@ -64,6 +64,19 @@ pub(super) fn open(
     Ok((backends::open(&settings, &http, engine), http))
 }
 
+/// Those of `opened` that `--backends` names, or all where it is not given.
+fn choose(opened: Vec<Arc<dyn Gather>>, names: &[String]) -> Result<Vec<Arc<dyn Gather>>, Failed> {
+    let off = names.iter().find(|name| opened.iter().all(|backend| backend.name() != name.as_str()));
+    if let Some(name) = off {
+        // Names are checked when they are typed, and only the local store can be off.
+        return Err(Failed::input(format!("--backends names {name}, which needs --local-root")));
+    }
+    let wanted = |backend: &Arc<dyn Gather>| {
+        names.is_empty() || names.iter().any(|name| name.as_str() == backend.name())
+    };
+    Ok(opened.into_iter().filter(wanted).collect())
+}
+
 /// The engine's bounds from the flags.
 pub(super) fn engine(args: &Engine) -> fetch::Settings {
     let Engine {
@@ -94,7 +107,8 @@ async fn serve(args: Serve) -> Result<(), Failed> {
     let mut stop = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let (backends, http) = open(&args.stores, &engine(&args.engine))?;
+    let (opened, http) = open(&args.stores, &engine(&args.engine))?;
+    let backends = choose(opened, &args.backends)?;
     let metrics = Arc::new(Metrics::default());
     let settings = server::Settings {
         directories: args.socket_dir.clone(),
@@ -145,4 +159,40 @@ async fn serve(args: Serve) -> Result<(), Failed> {
 
 fn no_signals(error: std::io::Error) -> Failed {
     Failed::outside(format!("cannot listen to signals: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Args, Command};
+
+    fn chosen(flags: &[&str]) -> Result<Vec<&'static str>, String> {
+        let typed = ["keyferry", "serve"].iter().chain(flags);
+        let Command::Serve(args) = Args::try_parse_from(typed).map_err(|error| error.to_string())?.command
+        else {
+            unreachable!("serve was typed")
+        };
+        let (opened, _) = open(&args.stores, &engine(&args.engine)).map_err(|failed| failed.text)?;
+        let all = choose(opened, &args.backends).map_err(|failed| failed.text)?;
+        Ok(all.iter().map(|backend| backend.name()).collect())
+    }
+
+    #[test]
+    fn backends_are_chosen_by_name() {
+        assert_eq!(chosen(&[]).unwrap(), ["azure"]);
+        assert_eq!(chosen(&["--local-root", "/"]).unwrap(), ["azure", "local"]);
+        assert_eq!(chosen(&["--local-root", "/", "--backends", "local"]).unwrap(), ["local"]);
+        assert_eq!(chosen(&["--local-root", "/", "--backends", "local,azure"]).unwrap(), ["azure", "local"]);
+        let twice = ["--local-root", "/", "--backends", "local", "--backends", "local"];
+        assert_eq!(chosen(&twice).unwrap(), ["local"]);
+    }
+
+    #[test]
+    fn a_backend_that_is_unknown_or_off_is_an_error() {
+        let text = chosen(&["--backends", "azur"]).unwrap_err();
+        assert!(text.contains("azure, local") && text.contains("'azur'"), "{text}");
+        assert!(chosen(&["--backends", "azure,local"]).unwrap_err().contains("--local-root"));
+    }
 }
