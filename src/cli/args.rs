@@ -120,9 +120,15 @@ pub(super) struct Serve {
     /// Backends to serve, a comma list; without it all that are switched on
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(backends::NAMES))]
     pub(super) backends: Vec<String>,
-    /// Listener of /healthz, /readyz and /metrics; keep it on loopback
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990")]
+    /// Time to wait for another provider to leave a socket; a running keyferry is relieved at once
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = age)]
+    pub(super) wait_for_socket: Duration,
+    /// Listener for the node's operator, on loopback: /healthz, /readyz, /metrics
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990", overrides_with = "admin_addr")]
     pub(super) admin_addr: SocketAddr,
+    /// Listener for kubelet and Prometheus: /healthz, /readyz and /metrics, nothing else
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics_addr: Option<SocketAddr>,
     /// Time that running mounts get at a stop
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(super) grace: Duration,
