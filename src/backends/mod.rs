@@ -71,6 +71,9 @@ pub struct Settings {
     pub azure: azure::Settings,
 }
 
+/// Names of all backends, whether switched on or not.
+pub const NAMES: [&str; 2] = [azure::Azure::NAME, local::Local::NAME];
+
 /// Opens every backend that the settings switch on: the one list of them.
 pub fn open(settings: &Settings, http: &Http, engine: &fetch::Settings) -> Vec<Arc<dyn Gather>> {
     let mut all: Vec<Arc<dyn Gather>> =
@@ -79,4 +82,16 @@ pub fn open(settings: &Settings, http: &Http, engine: &fetch::Settings) -> Vec<A
         all.push(Arc::new(Store::new(local::Local::new(root.clone()), engine)));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_list() {
+        let settings = Settings { local_root: Some("/".into()), ..Settings::default() };
+        let all = open(&settings, &Http::new(crate::http::Settings::default()), &fetch::Settings::default());
+        assert_eq!(all.iter().map(|backend| backend.name()).collect::<Vec<_>>(), NAMES);
+    }
 }

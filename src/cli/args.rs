@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
+use crate::backends;
 use crate::telemetry::logs::Format;
 
 /// One provider for the Secrets Store CSI driver that answers as all of the vendors'.
@@ -115,9 +117,18 @@ pub(super) struct Serve {
     /// Directory for the sockets; may be given several times
     #[arg(long, value_name = "DIR", default_value = "/var/run/secrets-store-csi-providers")]
     pub(super) socket_dir: Vec<PathBuf>,
-    /// Listener of /healthz, /readyz and /metrics; keep it on loopback
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990")]
+    /// Backends to serve, a comma list; without it all that are switched on
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(backends::NAMES))]
+    pub(super) backends: Vec<String>,
+    /// Time to wait for another provider to leave a socket; a running keyferry is relieved at once
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = age)]
+    pub(super) wait_for_socket: Duration,
+    /// Listener for the node's operator, on loopback: /healthz, /readyz, /metrics
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990", overrides_with = "admin_addr")]
     pub(super) admin_addr: SocketAddr,
+    /// Listener for kubelet and Prometheus: /healthz, /readyz and /metrics, nothing else
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics_addr: Option<SocketAddr>,
     /// Time that running mounts get at a stop
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(super) grace: Duration,

@@ -21,8 +21,10 @@ use crate::proto::csi_driver_provider_server::CsiDriverProvider;
 use crate::proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
 use crate::telemetry::metrics::{Metrics, Mounted};
 
+/// Name of this provider in answers to `Version`; by it one keyferry knows another.
+pub(super) const RUNTIME_NAME: &str = "keyferry";
 /// Version of the contract.
-const CONTRACT: &str = "v1alpha1";
+pub(super) const CONTRACT: &str = "v1alpha1";
 
 /// One backend behind the driver's contract.
 #[derive(Clone)]
@@ -167,7 +169,7 @@ impl CsiDriverProvider for Provider {
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse {
             version: CONTRACT.to_owned(),
-            runtime_name: "keyferry".to_owned(),
+            runtime_name: RUNTIME_NAME.to_owned(),
             runtime_version: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(),
         }))
     }

@@ -14,3 +14,4 @@ mod server;
 #[path = "../standins/mod.rs"]
 mod standins;
 mod support;
+mod upgrade;

@@ -29,8 +29,9 @@ impl Driver {
             grace: Duration::from_secs(5),
             most_answer: 4 << 20,
             most_volumes: 100,
+            wait_for_socket: Duration::ZERO,
         };
-        let running = server::open(&[backend], &metrics, &settings).await.unwrap();
+        let running = server::open(&[backend], &metrics, &settings, &Arc::default()).await.unwrap();
         let channel = dial::connect(&running.sockets[0]).await.unwrap();
         let client = CsiDriverProviderClient::with_origin(channel, dial::origin());
         Self { client, metrics, _running: running, _dir: dir }
