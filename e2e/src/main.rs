@@ -61,9 +61,12 @@ enum Command {
 /// What the cluster is made of.
 #[derive(Args, Clone)]
 struct Parts {
-    /// The keyferry binary to pack and run
+    /// keyferry's image, an archive that containerd imports
     #[arg(long, value_name = "FILE")]
-    keyferry: PathBuf,
+    image: PathBuf,
+    /// Helm
+    #[arg(long, value_name = "FILE")]
+    helm: PathBuf,
     /// The clone, for chart and examples
     #[arg(long, value_name = "DIR", default_value = ".")]
     clone: PathBuf,

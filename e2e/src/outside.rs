@@ -140,10 +140,10 @@ fn init_arguments(id: &str, arguments: &[String]) -> Result<Vec<String>> {
 }
 
 fn parts_as_arguments(parts: &Parts) -> Result<Vec<String>> {
-    let Parts { keyferry, clone, logs } = parts;
+    let Parts { image, helm, clone, logs } = parts;
     fs::create_dir_all(logs)?;
     let mut arguments = Vec::new();
-    for (flag, path) in [("--keyferry", keyferry), ("--clone", clone), ("--logs", logs)] {
+    for (flag, path) in [("--image", image), ("--helm", helm), ("--clone", clone), ("--logs", logs)] {
         let path = path.canonicalize().with_context(|| format!("{flag} {}", path.display()))?;
         arguments.extend([flag.to_owned(), path.display().to_string()]);
     }

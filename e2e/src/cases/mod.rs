@@ -2,6 +2,7 @@
 
 mod files;
 mod manifests;
+mod secrets;
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -39,5 +40,6 @@ where
 pub(crate) fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend(files::cases());
+    all.extend(secrets::cases());
     all
 }

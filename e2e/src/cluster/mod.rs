@@ -6,6 +6,7 @@ mod images;
 mod kubectl;
 mod node;
 pub(crate) mod process;
+pub(crate) mod provider;
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ pub(crate) use self::kubectl::Kubectl;
 use self::control_plane::ControlPlane;
 use self::driver::{Driver, Settings};
 use self::node::Node;
-use self::process::{Process, until};
+use self::process::until;
 use crate::binaries::Binaries;
 use crate::inside::VAULTS;
 use crate::standins::azure::content::{Identity, Managed, Store};
@@ -46,7 +47,6 @@ pub(crate) struct Cluster {
     /// Seconds that the start took, by step.
     pub(crate) steps: Vec<(&'static str, f64)>,
     _control_plane: ControlPlane,
-    provider: Mutex<Option<Process>>,
 }
 
 impl Cluster {
@@ -61,6 +61,8 @@ impl Cluster {
         clock.step("resources of the driver");
         let node = Node::start(&binaries, &parts.logs).await?;
         clock.step("node Ready");
+        node.import(&parts.image).await?;
+        clock.step("image imported");
         let driver = Driver::start(&binaries, &parts.logs, &Settings::default()).await?;
         clock.step("driver registered");
         Ok(Self {
@@ -73,20 +75,7 @@ impl Cluster {
             vaults: AtomicUsize::new(0),
             steps: clock.steps,
             _control_plane: control_plane,
-            provider: Mutex::new(None),
         })
-    }
-
-    /// Installs keyferry.
-    pub(crate) async fn install(&self, values: &[&str]) -> Result<()> {
-        let _ = values;
-        fs::create_dir_all("/etc/kubernetes/secrets-store-csi-providers")?;
-        let mut command = tokio::process::Command::new(&self.parts.keyferry);
-        command
-            .args(["serve", "--socket-dir", "/etc/kubernetes/secrets-store-csi-providers"])
-            .env("SSL_CERT_FILE", format!("{DIRECTORY}/azure-ca.pem"));
-        *self.provider.lock().await = Some(Process::run(&self.parts.logs, "keyferry", command)?);
-        Ok(())
     }
 
     /// Ends the driver and starts another.

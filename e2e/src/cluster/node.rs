@@ -40,12 +40,8 @@ impl Node {
         })
         .await?;
         let mut node = Self { _containerd: containerd, kubelet: kubelet(binaries, logs, &path)?, path, ctr };
-        for (name, command) in [("busybox", "sh"), ("pause", "sleep 2147483647")] {
-            let archive = PathBuf::from(format!("{DIRECTORY}/{name}.tar"));
-            let busybox = binaries.debian("bin/busybox");
-            images::write_archive(&archive, &format!("docker.io/local/{name}:1"), command, &busybox)?;
-            node.import(&archive).await?;
-        }
+        node.make_image(binaries, "docker.io/local/busybox:1", "sh").await?;
+        node.make_image(binaries, "docker.io/local/pause:1", "sleep 2147483647").await?;
         let kubectl = Kubectl::new(binaries);
         until(START, "node Ready", async || {
             node.kubelet.check()?;
@@ -56,6 +52,13 @@ impl Node {
         })
         .await?;
         Ok(node)
+    }
+
+    /// Makes an image of busybox that runs `command`.
+    pub(crate) async fn make_image(&self, binaries: &Binaries, name: &str, command: &str) -> Result<()> {
+        let archive = PathBuf::from(format!("{DIRECTORY}/image.tar"));
+        images::write_archive(&archive, name, command, &binaries.debian("bin/busybox"))?;
+        self.import(&archive).await
     }
 
     /// Gives an image to the node.
