@@ -1,7 +1,11 @@
 //! What users do. A case has a namespace and a vault of its own.
 
+mod callers;
 mod files;
 mod manifests;
+mod outage;
+mod provider;
+mod scale;
 mod secrets;
 
 use std::pin::Pin;
@@ -41,5 +45,9 @@ pub(crate) fn all() -> Vec<Case> {
     let mut all = Vec::new();
     all.extend(files::cases());
     all.extend(secrets::cases());
+    all.extend(outage::cases());
+    all.extend(callers::cases());
+    all.extend(provider::cases());
+    all.extend(scale::cases());
     all
 }

@@ -7,6 +7,7 @@ mod kubectl;
 mod node;
 pub(crate) mod process;
 pub(crate) mod provider;
+pub(crate) mod vendor;
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
