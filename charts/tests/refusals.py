@@ -15,7 +15,7 @@ SCHEMA = {
     "directory too long for a socket": ({"socketDirs": ["/" + "d" * 95]}, "at '/socketDirs/0': maxLength"),
     "half a digest": ({"image": {"digest": "sha256:1"}}, "at '/image/digest': 'sha256:1' does not match pattern"),
     "time without unit": ({"limits": {"startMaxAge": "5"}}, "at '/limits/startMaxAge': '5' does not match pattern"),
-    "time as number": ({"limits": {"repeatMaxAge": 5}}, "at '/limits/repeatMaxAge': got number, want string"),
+    "time as number": ({"limits": {"repeatMaxAge": 5}}, "at '/limits/repeatMaxAge': maximum: got 5, want 0"),
     "argument without dashes": ({"extraArgs": ["tries=2"]}, "at '/extraArgs/0': 'tries=2' does not match pattern '^--'"),
     "bare IPv6": ({"metrics": {"address": "::"}}, "at '/metrics/address': '::' does not match pattern"),
     "rule without namespaces": ({"policy": {"rules": [{"name": "a"}]}}, "at '/policy/rules/0': missing property 'namespaces'"),

@@ -195,6 +195,7 @@ class Server(unittest.TestCase):
         objects = render({"limits": names})
         self.assertEqual([objects.arg(flag) for flag in flags], [[str(value)] for value in names.values()])
         self.assertEqual([render().arg(flag) for flag in flags], [[]] * 6)
+        self.assertEqual(render({"limits": {"startMaxAge": 0}}).arg("start-max-age"), ["0"], "as --set gives it")
 
     def test_grace_fits_into_the_time_to_stop(self):
         objects = render({"graceSeconds": 45})

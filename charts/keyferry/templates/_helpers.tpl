@@ -119,19 +119,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --policy=/etc/keyferry/policy/policy.yaml
 {{- end }}
 {{- with .Values.limits }}
-{{- if .startMaxAge }}
+{{- if ne (toString .startMaxAge) "" }}
 - --start-max-age={{ .startMaxAge }}
 {{- end }}
-{{- if .repeatMaxAge }}
+{{- if ne (toString .repeatMaxAge) "" }}
 - --repeat-max-age={{ .repeatMaxAge }}
 {{- end }}
-{{- if .pinnedMaxAge }}
+{{- if ne (toString .pinnedMaxAge) "" }}
 - --pinned-max-age={{ .pinnedMaxAge }}
 {{- end }}
 {{- if not (kindIs "invalid" .cacheBytes) }}
 - --cache-bytes={{ int64 .cacheBytes }}
 {{- end }}
-{{- if .mountBudget }}
+{{- if ne (toString .mountBudget) "" }}
 - --mount-budget={{ .mountBudget }}
 {{- end }}
 {{- if not (kindIs "invalid" .maxAnswerBytes) }}
