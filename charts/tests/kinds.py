@@ -115,16 +115,16 @@ class C_Schemas(unittest.TestCase):
 
 
 class D_ApiServer(unittest.TestCase):
-    def test_admission_rules_on_an_api_server(self):
+    def test_api_server_accepts_all_and_enforces_the_rules(self):
         directory = os.environ.get("KEYFERRY_KUBE")
         if not directory:
             self.skipTest("KEYFERRY_KUBE names no directory of etcd, kube-apiserver and kubectl")
-        rendered = helm.kept / "admission"
-        rendered.write_text(helm.text(yaml.safe_load((HERE / "admission/values.yaml").read_text())))
-        crds = schemas / "secrets-store.csi.x-k8s.io_secretproviderclasses.yaml"
-        environment = {**os.environ, "KUBECTL": f"{directory}/kubectl"}
-        done = run(HERE / "admission/with-api-server", directory, sys.executable, HERE / "admission/run", rendered, crds, env=environment)
+        (helm.kept / "admission").write_text(helm.text(yaml.safe_load((HERE / "admission/values.yaml").read_text())))
+        script = [sys.executable, HERE / "on_api_server.py", helm.tools, schemas, helm.kept]
+        environment = {**os.environ, "KUBECTL": f"{directory}/kubectl", "HELM_CACHE_HOME": str(helm.kept), "HELM_CONFIG_HOME": str(helm.kept)}
+        done = run(HERE / "admission/with-api-server", directory, *script, env=environment)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        print(done.stdout.strip())
 
 
 def leaves(values, prefix=()):

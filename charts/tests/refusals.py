@@ -10,12 +10,13 @@ SCHEMA = {
     "unknown value below": ({"azure": {"cloud": "x"}}, "at '/azure': additional properties 'cloud' not allowed"),
     "unknown cloud": ({"azure": {"cloudName": "Azure"}}, "at '/azure/cloudName': value must be one of 'AzurePublicCloud'"),
     "unknown vendor": ({"replaces": ["oracle"]}, "at '/replaces/0': value must be one of 'azure', 'vault', 'gcp', 'aws'"),
+    "unknown vendor without a list": ({"replaces": "oracle"}, "at '/replaces': value must be one of '', 'azure', 'vault', 'gcp', 'aws'"),
     "relative directory": ({"socketDirs": ["run/p"]}, "at '/socketDirs/0': 'run/p' does not match pattern"),
     "no directory": ({"socketDirs": []}, "at '/socketDirs': minItems: got 0, want 1"),
     "directory too long for a socket": ({"socketDirs": ["/" + "d" * 95]}, "at '/socketDirs/0': maxLength"),
     "half a digest": ({"image": {"digest": "sha256:1"}}, "at '/image/digest': 'sha256:1' does not match pattern"),
     "time without unit": ({"limits": {"startMaxAge": "5"}}, "at '/limits/startMaxAge': '5' does not match pattern"),
-    "time as number": ({"limits": {"repeatMaxAge": 5}}, "at '/limits/repeatMaxAge': got number, want string"),
+    "time as number": ({"limits": {"repeatMaxAge": 5}}, "at '/limits/repeatMaxAge': maximum: got 5, want 0"),
     "argument without dashes": ({"extraArgs": ["tries=2"]}, "at '/extraArgs/0': 'tries=2' does not match pattern '^--'"),
     "bare IPv6": ({"metrics": {"address": "::"}}, "at '/metrics/address': '::' does not match pattern"),
     "rule without namespaces": ({"policy": {"rules": [{"name": "a"}]}}, "at '/policy/rules/0': missing property 'namespaces'"),
@@ -34,6 +35,7 @@ TEMPLATE = {
         f"replaces {vendor}": ({"replaces": [vendor]}, f'replaces: "{vendor}": this version of keyferry has no backend for it yet; it can replace: azure')
         for vendor in ("vault", "gcp", "aws")
     },
+    "replaces vault without a list": ({"replaces": "vault"}, 'replaces: "vault": this version of keyferry has no backend for it yet'),
     "no backend": ({"azure": {"enabled": False}}, "no backend is switched on: set azure.enabled or local.enabled to true"),
     "local store without a volume": ({"local": {"enabled": True}}, "local.source has 0 volume sources; local.enabled needs exactly one, such as hostPath"),
     "one port for two": ({"metrics": {"port": 8990}}, "metrics.port and admin.port are both 8990; give them different ports"),

@@ -167,6 +167,10 @@ class Backends(unittest.TestCase):
         startup = objects.container["startupProbe"]
         self.assertGreaterEqual(startup["failureThreshold"] * startup["periodSeconds"], 60 + 30, "the kubelet lets it wait")
 
+    def test_replaces_takes_one_without_a_list(self):
+        self.assertEqual(render({"replaces": "azure"}).by_name, render({"replaces": ["azure"]}).by_name)
+        self.assertEqual(render({"replaces": ""}).by_name, render().by_name)
+
     def test_nothing_is_waited_for_by_default(self):
         self.assertEqual(render().arg("wait-for-socket"), [])
         self.assertEqual(render().container["startupProbe"]["failureThreshold"], 30)
@@ -195,6 +199,7 @@ class Server(unittest.TestCase):
         objects = render({"limits": names})
         self.assertEqual([objects.arg(flag) for flag in flags], [[str(value)] for value in names.values()])
         self.assertEqual([render().arg(flag) for flag in flags], [[]] * 6)
+        self.assertEqual(render({"limits": {"startMaxAge": 0}}).arg("start-max-age"), ["0"], "as --set gives it")
 
     def test_grace_fits_into_the_time_to_stop(self):
         objects = render({"graceSeconds": 45})

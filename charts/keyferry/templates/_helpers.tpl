@@ -47,17 +47,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{- /* Vendors that are replaced, as a JSON list: one may be given without a list. */ -}}
+{{- define "keyferry.replaces" -}}
+{{- if kindIs "string" .Values.replaces -}}
+{{- toJson (compact (list .Values.replaces)) -}}
+{{- else -}}
+{{- toJson (default list .Values.replaces) -}}
+{{- end -}}
+{{- end -}}
+
 {{- /* Backends that are served, as a JSON list. */ -}}
 {{- define "keyferry.backends" -}}
 {{- $backends := list -}}
-{{- if or .Values.azure.enabled (has "azure" .Values.replaces) -}}{{- $backends = append $backends "azure" -}}{{- end -}}
+{{- if or .Values.azure.enabled (has "azure" (include "keyferry.replaces" . | fromJsonArray)) -}}{{- $backends = append $backends "azure" -}}{{- end -}}
 {{- if .Values.local.enabled -}}{{- $backends = append $backends "local" -}}{{- end -}}
 {{- toJson $backends -}}
 {{- end -}}
 
 {{- /* What the schema cannot say. */ -}}
 {{- define "keyferry.check" -}}
-{{- range .Values.replaces -}}
+{{- range include "keyferry.replaces" . | fromJsonArray -}}
 {{- if ne . "azure" -}}
 {{- fail (printf "replaces: %q: this version of keyferry has no backend for it yet; it can replace: azure" .) -}}
 {{- end -}}
@@ -94,7 +103,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --socket-dir={{ . }}
 {{- end }}
 - --backends={{ include "keyferry.backends" . | fromJsonArray | join "," }}
-{{- if .Values.replaces }}
+{{- if include "keyferry.replaces" . | fromJsonArray }}
 - --wait-for-socket={{ .Values.replacesWaitSeconds }}s
 {{- end }}
 - --metrics-addr={{ .Values.metrics.address }}:{{ .Values.metrics.port }}
@@ -119,19 +128,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - --policy=/etc/keyferry/policy/policy.yaml
 {{- end }}
 {{- with .Values.limits }}
-{{- if .startMaxAge }}
+{{- if ne (toString .startMaxAge) "" }}
 - --start-max-age={{ .startMaxAge }}
 {{- end }}
-{{- if .repeatMaxAge }}
+{{- if ne (toString .repeatMaxAge) "" }}
 - --repeat-max-age={{ .repeatMaxAge }}
 {{- end }}
-{{- if .pinnedMaxAge }}
+{{- if ne (toString .pinnedMaxAge) "" }}
 - --pinned-max-age={{ .pinnedMaxAge }}
 {{- end }}
 {{- if not (kindIs "invalid" .cacheBytes) }}
 - --cache-bytes={{ int64 .cacheBytes }}
 {{- end }}
-{{- if .mountBudget }}
+{{- if ne (toString .mountBudget) "" }}
 - --mount-budget={{ .mountBudget }}
 {{- end }}
 {{- if not (kindIs "invalid" .maxAnswerBytes) }}

@@ -8,6 +8,7 @@ use keyferry::proto::{File, MountRequest, MountResponse, ObjectVersion, VersionR
 use keyferry::server::authority::AnyAuthority;
 use serde_json::Value;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status};
 /// A running provider. As vendors' do, it replaces whatever is at its path, and removes the file when it stops.
 pub(crate) struct Vendor {
     socket: PathBuf,
+    stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
@@ -31,16 +33,18 @@ impl Vendor {
         let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(AnyAuthority::new));
         let service = CsiDriverProviderServer::new(Answers { value: value.to_owned() });
         let server = tonic::transport::Server::builder().add_service(service);
-        let task = tokio::spawn(async move { drop(server.serve_with_incoming(incoming).await) });
-        Ok(Self { socket: socket.to_owned(), task })
+        let (stop, mut stopped) = watch::channel(false);
+        let asked = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        let task = tokio::spawn(async move { drop(server.serve_with_incoming_shutdown(incoming, asked).await) });
+        Ok(Self { socket: socket.to_owned(), stop, task })
     }
 
-    /// Stops it.
+    /// Stops it as SIGTERM does: the file goes, then the connections.
     pub(crate) async fn stop(self) {
-        self.task.abort();
-        // Aborted, as asked for.
-        let _ = self.task.await;
+        // Another provider may have replaced the file by now, or nobody listens any more.
         let _ = std::fs::remove_file(&self.socket);
+        let _ = self.stop.send(true);
+        let _ = self.task.await;
     }
 }
 
