@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,12 +13,17 @@ use crate::backends::{self, azure};
 use crate::fetch;
 use crate::gather::Gather;
 use crate::http::Http;
+use crate::policy::Policy;
 use crate::server::health::Health;
-use crate::server::{self, admin};
-use crate::telemetry::{logs, metrics::Metrics};
+use crate::server::volumes::Volumes;
+use crate::server::{self, Served, admin};
+use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 
 /// How often old values are dropped.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often the policy's file is looked at: a mounted ConfigMap is swapped without a sign.
+const LOOK: Duration = Duration::from_secs(10);
 /// Threads at most: a node agent waits for networks, it does not compute.
 const MOST_THREADS: usize = 4;
 
@@ -79,8 +84,8 @@ fn choose(opened: Vec<Arc<dyn Gather>>, names: &[String]) -> Result<Vec<Arc<dyn 
     Ok(opened.into_iter().filter(wanted).collect())
 }
 
-/// The engine's bounds from the flags.
-pub(super) fn engine(args: &Engine) -> fetch::Settings {
+/// The engine's bounds and rules from the flags.
+pub(super) fn engine(args: &Engine) -> Result<fetch::Settings, Failed> {
     let Engine {
         start_max_age,
         repeat_max_age,
@@ -91,8 +96,11 @@ pub(super) fn engine(args: &Engine) -> fetch::Settings {
         reads_per_store,
         tries,
         mount_budget,
+        ref policy,
     } = *args;
-    fetch::Settings {
+    let policy = policy.as_deref().map(|path| Policy::open(path, &backends::NAMES)).transpose();
+    let policy = policy.map_err(Failed::input)?.map(Arc::new);
+    Ok(fetch::Settings {
         start_max_age,
         repeat_max_age,
         pinned_max_age,
@@ -102,22 +110,26 @@ pub(super) fn engine(args: &Engine) -> fetch::Settings {
         reads_per_store,
         tries,
         budget: mount_budget,
-    }
+        metrics: Arc::new(Metrics::new(policy.is_some())),
+        policy,
+    })
 }
 
 async fn serve(args: Serve) -> Result<(), Failed> {
     let mut stop = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let (opened, http) = open(&args.stores, &engine(&args.engine))?;
-    let backends = choose(opened, &args.backends)?;
-    let metrics = Arc::new(Metrics::default());
+    let engine = engine(&args.engine)?;
+    let (policy, metrics) = (engine.policy.clone(), engine.metrics.clone());
+    let (opened, http) = open(&args.stores, &engine)?;
+    let volumes = || Arc::new(Volumes::new(args.max_volumes, engine.repeat_max_age));
+    let served = choose(opened, &args.backends)?;
+    let served: Vec<_> = served.into_iter().map(|backend| Served { backend, volumes: volumes() }).collect();
     let settings = server::Settings {
         directories: args.socket_dir.clone(),
         budget: args.engine.mount_budget,
         grace: args.grace,
         most_answer: args.max_answer_bytes,
-        most_volumes: args.max_volumes,
         wait_for_socket: args.wait_for_socket,
     };
     let health = Arc::new(Health::default());
@@ -125,12 +137,14 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         health: health.clone(),
         metrics: metrics.clone(),
         http,
-        backends: Arc::new(backends.clone()),
+        served: served.clone().into(),
+        policy: policy.clone(),
+        started: Instant::now(),
     };
     // Before the sockets: probes are answered while we wait for one.
     let (admin, metrics_at) = listeners(&args, pages)?;
     let opened = tokio::select! {
-        opened = server::open(&backends, &metrics, &settings, &health) => opened,
+        opened = server::open(&served, &metrics, &settings, &health) => opened,
         _ = stop.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -145,21 +159,31 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         "ready"
     );
     let mut sweep = tokio::time::interval(SWEEP);
+    let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
             _ = forget.recv() => {
-                backends.iter().for_each(|backend| backend.forget());
-                tracing::info!("all values and sessions are forgotten; the next calls ask the stores");
+                admin::forget(&served);
+                refresh(policy.as_ref()).await;
             }
-            _ = sweep.tick() => backends.iter().for_each(|backend| backend.sweep()),
+            _ = sweep.tick() => served.iter().for_each(|served| served.backend.sweep()),
+            _ = look.tick() => refresh(policy.as_ref()).await,
         }
     }
     tracing::info!("stopping");
     // The listeners answer to the end: alive, no longer ready.
     running.stop().await;
     Ok(())
+}
+
+/// Looks at the policy's file again.
+async fn refresh(policy: Option<&Arc<Policy>>) {
+    if let Some(policy) = policy.cloned() {
+        // A panic would be a fault of ours; the rules stay.
+        let _ = tokio::task::spawn_blocking(move || policy.refresh()).await;
+    }
 }
 
 /// Opens the listeners for the operator and for probes and serves on them; gives their addresses.
@@ -180,7 +204,7 @@ fn listeners(args: &Serve, pages: admin::Pages) -> Result<(String, Option<String
     };
     let metrics =
         args.metrics_addr.map(|address| open("--metrics-addr", address, admin::probes(pages.clone())));
-    let admin = open("--admin-addr", args.admin_addr, admin::probes(pages.clone()))?;
+    let admin = open("--admin-addr", args.admin_addr, admin::router(pages))?;
     Ok((admin, metrics.transpose()?))
 }
 
@@ -201,7 +225,8 @@ mod tests {
         else {
             unreachable!("serve was typed")
         };
-        let (opened, _) = open(&args.stores, &engine(&args.engine)).map_err(|failed| failed.text)?;
+        let engine = engine(&args.engine).map_err(|failed| failed.text)?;
+        let (opened, _) = open(&args.stores, &engine).map_err(|failed| failed.text)?;
         let all = choose(opened, &args.backends).map_err(|failed| failed.text)?;
         Ok(all.iter().map(|backend| backend.name()).collect())
     }
