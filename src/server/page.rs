@@ -11,6 +11,8 @@ use ring::digest;
 
 use super::overview::{Failure, Login, Overview, Socket, State, Store, Volume};
 
+/// Failing volumes whose errors are shown without a click.
+const MOST_OPEN: usize = 10;
 const STYLE: &str = include_str!("page.css");
 
 /// The `Content-Security-Policy` of the page.
@@ -84,17 +86,21 @@ fn summary(page: &mut String, overview: &Overview) -> std::fmt::Result {
 }
 
 fn volumes(page: &mut String, overview: &Overview) -> std::fmt::Result {
-    table(page, "Volumes", &VOLUME, overview.volumes.iter().filter(|v| v.state != State::Gone), volume)?;
-    match overview.count(State::Gone) {
-        0 => Ok(()),
-        n => write!(
+    let open = overview.count(State::Failing) <= MOST_OPEN;
+    let asked = overview.volumes.iter().filter(|volume| volume.state != State::Gone);
+    table(page, "Volumes", &VOLUME, asked, |page, one| volume(page, one, open))?;
+    let gone = overview.count(State::Gone);
+    if gone > 0 {
+        write!(
             page,
-            "<details><summary>{n} not asked for in the last 10 minutes: the pod is gone, or the driver does not \
+            "<details><summary>{gone} not asked for in the last 10 minutes: the pod is gone, or the driver does not \
              rotate</summary>"
-        )
-        .and_then(|()| table(page, "", &VOLUME, overview.volumes.iter().filter(|v| v.state == State::Gone), volume))
-        .and_then(|()| write!(page, "</details>")),
+        )?;
+        let all = overview.volumes.iter().filter(|volume| volume.state == State::Gone);
+        table(page, "", &VOLUME, all, |page, one| volume(page, one, false))?;
+        page.push_str("</details>");
     }
+    Ok(())
 }
 
 const VOLUME: [&str; 8] =
@@ -134,7 +140,7 @@ fn table<'a, T: 'a>(
     Ok(())
 }
 
-fn volume(page: &mut String, volume: &Volume) -> std::fmt::Result {
+fn volume(page: &mut String, volume: &Volume, open: bool) -> std::fmt::Result {
     let (class, word) = match volume.state {
         State::Failing => ("bad", "failing"),
         State::Ok => ("good", "ok"),
@@ -157,7 +163,7 @@ fn volume(page: &mut String, volume: &Volume) -> std::fmt::Result {
         _ => "at the next call".to_owned(),
     };
     write!(page, "</td><td>{}</td><td>{success}</td><td>{refresh}</td></tr>", time(volume.age))?;
-    failure(page, VOLUME.len(), volume.error.as_ref(), volume.state == State::Failing)
+    failure(page, VOLUME.len(), volume.error.as_ref(), open && volume.state == State::Failing)
 }
 
 fn objects(page: &mut String, volume: &Volume) -> std::fmt::Result {
