@@ -12,7 +12,7 @@ use crate::error::{Kind, Problem, Problems};
 use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit};
 use crate::files::{self, File};
 use crate::plan::{Plan, Reading};
-use crate::policy::Policy;
+use crate::policy::{Policy, Reach};
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ pub struct Outline {
     pub reads: usize,
     /// Paths that would be written.
     pub paths: Vec<String>,
+    /// Where they go, and as whom: what the policy is asked about.
+    pub reach: Reach,
     /// Oddities.
     pub warnings: Vec<String>,
 }
@@ -155,8 +157,9 @@ impl<B: Backend> Gather for Store<B> {
 
     fn check(&self, call: &Call) -> Result<Outline, Problems> {
         let (plan, _) = self.plan(call).map_err(|problems| self.named(call, problems))?;
+        let reach = B::reach(&plan);
         let paths = plan.outputs.iter().map(|output| output.path.to_string()).collect();
-        Ok(Outline { reads: plan.reads.len(), paths, warnings: plan.warnings })
+        Ok(Outline { reads: plan.reads.len(), paths, reach, warnings: plan.warnings })
     }
 
     fn forget(&self) {

@@ -5,13 +5,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use keyferry::backends::{self, Settings};
+use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
 use keyferry::error::Kind;
-use keyferry::http::Stats;
+use keyferry::fetch;
+use keyferry::http::{Http, Stats};
+use keyferry::path::Mode;
+use keyferry::policy::Reach;
 use keyferry::proto::MountResponse;
+use keyferry::secret::SecretText;
 use keyferry::telemetry::metrics::{Class, Metrics, Mounted};
 use rustix::process::Signal;
 
-use crate::upgrade::{Server, client, fresh, get, http, request};
+use crate::support::server::{Server, client, fresh, get, http, request};
 
 async fn mount(
     dir: &Path,
@@ -59,6 +65,46 @@ async fn a_policy_is_read_again_at_a_signal_and_a_broken_one_changes_nothing() {
     server.wait_for("the policy has changed");
     mount(dir.path(), "web", "p", "c", "- name: db").await.unwrap();
     mount(dir.path(), "shop", "p", "c", "- name: db").await.unwrap_err();
+}
+
+/// What the policy is asked about for a class with these parameters.
+fn reach(backend: usize, parameters: &[(&str, &str)], secrets: &[(&str, &str)]) -> Reach {
+    let settings = Settings { local_root: Some("/".into()), ..Settings::default() };
+    let http = Http::new(keyferry::http::Settings::default());
+    let map = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let secrets = secrets.iter().map(|(k, v)| ((*k).to_owned(), SecretText::new((*v).to_owned())));
+    let call = Call {
+        parameters: Parameters::new(&map),
+        pod: Pod { name: "p".into(), namespace: "n".into(), ..Pod::default() },
+        class: None,
+        tokens: Tokens::new(Some(r#"{"api://AzureADTokenExchange":{"token":"t"}}"#.into())),
+        secrets: Some(secrets.collect()),
+        mode: Mode::DEFAULT,
+        deadline: tokio::time::Instant::now(),
+        occasion: Occasion::First,
+    };
+    backends::open(&settings, &http, &fetch::Settings::default())[backend].check(&call).unwrap().reach
+}
+
+#[test]
+fn the_policy_is_asked_about_host_and_client_or_path_and_node() {
+    let azure = |more: &[(&str, &str)], secrets: &[(&str, &str)]| {
+        let objects = "array:\n- |\n  objectName: db\n  objectType: secret\n";
+        let own = [("keyvaultName", "shopkv"), ("tenantID", "t"), ("objects", objects)];
+        let reach = reach(0, &[&own, more].concat(), secrets);
+        assert_eq!(reach.addresses, ["shopkv.vault.azure.net"]);
+        reach.identity
+    };
+    assert_eq!(azure(&[("clientID", "c-1")], &[]), "c-1");
+    assert_eq!(azure(&[], &[("ClientID", "c-2"), ("clientsecret", "s")]), "c-2");
+    assert_eq!(azure(&[("useVMManagedIdentity", "true")], &[]), "system-assigned");
+    assert_eq!(azure(&[("useVMManagedIdentity", "true"), ("userAssignedIdentityID", "c-3")], &[]), "c-3");
+    let china =
+        [("keyvaultName", "kv1"), ("tenantID", "t"), ("clientID", "c"), ("cloudName", "AzureChinaCloud")];
+    let objects = ("objects", "array:\n- |\n  objectName: db\n  objectType: secret\n");
+    assert_eq!(reach(0, &[&china[..], &[objects]].concat(), &[]).addresses, ["kv1.vault.azure.cn"]);
+    let local = reach(1, &[("objects", "[{name: a/db}, {name: b, path: c}]")], &[]);
+    assert_eq!((local.addresses, local.identity.as_str()), (vec!["a/db".to_owned(), "b".to_owned()], "node"));
 }
 
 #[test]
