@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failed;
 use super::args::{Engine, Serve, Stores};
@@ -141,6 +141,9 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         policy: policy.clone(),
         started: Instant::now(),
     };
+    if let Some(policy) = policy {
+        tokio::spawn(watch(policy, signal(SignalKind::hangup()).map_err(no_signals)?));
+    }
     // Before the sockets: probes are answered while we wait for one.
     let (admin, metrics_at) = listeners(&args, pages)?;
     let opened = tokio::select! {
@@ -159,17 +162,12 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         "ready"
     );
     let mut sweep = tokio::time::interval(SWEEP);
-    let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
-            _ = forget.recv() => {
-                admin::forget(&served);
-                refresh(policy.as_ref()).await;
-            }
+            _ = forget.recv() => admin::forget(&served),
             _ = sweep.tick() => served.iter().for_each(|served| served.backend.sweep()),
-            _ = look.tick() => refresh(policy.as_ref()).await,
         }
     }
     tracing::info!("stopping");
@@ -178,9 +176,16 @@ async fn serve(args: Serve) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Looks at the policy's file again.
-async fn refresh(policy: Option<&Arc<Policy>>) {
-    if let Some(policy) = policy.cloned() {
+/// Looks at the policy's file from time to time and at each signal; apart from the loop that waits for
+/// the end, as a file system may hang.
+async fn watch(policy: Arc<Policy>, mut again: Signal) {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = again.recv() => {}
+        }
+        let policy = policy.clone();
         // A panic would be a fault of ours; the rules stay.
         let _ = tokio::task::spawn_blocking(move || policy.refresh()).await;
     }
@@ -246,5 +251,22 @@ mod tests {
         let text = chosen(&["--backends", "azur"]).unwrap_err();
         assert!(text.contains("azure, local") && text.contains("'azur'"), "{text}");
         assert!(chosen(&["--backends", "azure,local"]).unwrap_err().contains("--local-root"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_policy_is_found_without_a_signal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, "rules: []").unwrap();
+        let policy = Arc::new(Policy::open(&path, &backends::NAMES).unwrap());
+        tokio::spawn(watch(policy.clone(), signal(SignalKind::hangup()).unwrap()));
+        // As a mounted ConfigMap is swapped: another file at the same path.
+        std::fs::write(dir.path().join("next"), "rules: [{name: a, namespaces: [a]}]").unwrap();
+        std::fs::rename(dir.path().join("next"), &path).unwrap();
+        let end = tokio::time::Instant::now() + 3 * LOOK;
+        while policy.rules().count() == 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(policy.rules().count(), 1);
     }
 }
