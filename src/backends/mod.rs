@@ -1,4 +1,4 @@
-//! The stores: one folder each, behind three methods.
+//! The stores: one folder each, behind four methods.
 //!
 //! A backend may use `http`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
 //! `server`, `fetch`, `cli`, the environment or tasks of its own: caching, retries, limits and
@@ -18,6 +18,7 @@ use crate::fetch;
 use crate::gather::{Gather, Store};
 use crate::http::Http;
 use crate::plan::{Credential, Plan, Reading};
+use crate::policy::Reach;
 
 /// One kind of store.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -34,6 +35,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Turns a class into requests and files. Pure: no request is made here.
     fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems>;
+
+    /// Where a plan goes and as whom, as the cluster's policy and the operator's page name it.
+    fn reach(plan: &Plan<Self>) -> Reach;
 
     /// Proves the caller's identity to the store.
     fn login(

@@ -105,6 +105,9 @@ pub(super) struct Engine {
     /// Longest time for one mount; the kubelet gives up after 2 minutes
     #[arg(long, value_name = "TIME", default_value = "110s", value_parser = budget)]
     pub(super) mount_budget: Duration,
+    /// File that says which namespaces may use which stores, addresses and identities; without it all may
+    #[arg(long, value_name = "FILE", env = "KEYFERRY_POLICY")]
+    pub(super) policy: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]
@@ -112,7 +115,7 @@ pub(super) struct Engine {
   keyferry serve --local-root /etc/keyferry/secrets
   keyferry serve --socket-dir /var/run/secrets-store-csi-providers --socket-dir /etc/kubernetes/secrets-store-csi-providers
 
-Signals: SIGTERM stops; SIGHUP forgets all values and sessions, so that the next calls ask the stores.")]
+Signals: SIGTERM stops; SIGHUP forgets all values and sessions, so that the next calls ask the stores, and reads the policy again.")]
 pub(super) struct Serve {
     /// Directory for the sockets; may be given several times
     #[arg(long, value_name = "DIR", default_value = "/var/run/secrets-store-csi-providers")]
@@ -123,7 +126,7 @@ pub(super) struct Serve {
     /// Time to wait for another provider to leave a socket; a running keyferry is relieved at once
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = age)]
     pub(super) wait_for_socket: Duration,
-    /// Listener for the node's operator, on loopback: /healthz, /readyz, /metrics
+    /// Listener for the node's operator, on loopback: a page, /status.json, /forget and what --metrics-addr has
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990", overrides_with = "admin_addr")]
     pub(super) admin_addr: SocketAddr,
     /// Listener for kubelet and Prometheus: /healthz, /readyz and /metrics, nothing else

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failed;
 use super::args::{Engine, Serve, Stores};
@@ -13,12 +13,17 @@ use crate::backends::{self, azure};
 use crate::fetch;
 use crate::gather::Gather;
 use crate::http::Http;
+use crate::policy::Policy;
 use crate::server::health::Health;
-use crate::server::{self, admin};
-use crate::telemetry::{logs, metrics::Metrics};
+use crate::server::volumes::Volumes;
+use crate::server::{self, Served, admin};
+use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 
 /// How often old values are dropped.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often the policy's file is looked at: a mounted ConfigMap is swapped without a sign.
+const LOOK: Duration = Duration::from_secs(10);
 /// Threads at most: a node agent waits for networks, it does not compute.
 const MOST_THREADS: usize = 4;
 
@@ -79,8 +84,8 @@ fn choose(opened: Vec<Arc<dyn Gather>>, names: &[String]) -> Result<Vec<Arc<dyn 
     Ok(opened.into_iter().filter(wanted).collect())
 }
 
-/// The engine's bounds from the flags.
-pub(super) fn engine(args: &Engine) -> fetch::Settings {
+/// The engine's bounds and rules from the flags.
+pub(super) fn engine(args: &Engine) -> Result<fetch::Settings, Failed> {
     let Engine {
         start_max_age,
         repeat_max_age,
@@ -91,8 +96,11 @@ pub(super) fn engine(args: &Engine) -> fetch::Settings {
         reads_per_store,
         tries,
         mount_budget,
+        ref policy,
     } = *args;
-    fetch::Settings {
+    let policy = policy.as_deref().map(|path| Policy::open(path, &backends::NAMES)).transpose();
+    let policy = policy.map_err(Failed::input)?.map(Arc::new);
+    Ok(fetch::Settings {
         start_max_age,
         repeat_max_age,
         pinned_max_age,
@@ -102,22 +110,26 @@ pub(super) fn engine(args: &Engine) -> fetch::Settings {
         reads_per_store,
         tries,
         budget: mount_budget,
-    }
+        metrics: Arc::new(Metrics::new(policy.is_some())),
+        policy,
+    })
 }
 
 async fn serve(args: Serve) -> Result<(), Failed> {
     let mut stop = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let (opened, http) = open(&args.stores, &engine(&args.engine))?;
-    let backends = choose(opened, &args.backends)?;
-    let metrics = Arc::new(Metrics::default());
+    let engine = engine(&args.engine)?;
+    let (policy, metrics) = (engine.policy.clone(), engine.metrics.clone());
+    let (opened, http) = open(&args.stores, &engine)?;
+    let volumes = || Arc::new(Volumes::new(args.max_volumes, engine.repeat_max_age));
+    let served = choose(opened, &args.backends)?;
+    let served: Vec<_> = served.into_iter().map(|backend| Served { backend, volumes: volumes() }).collect();
     let settings = server::Settings {
         directories: args.socket_dir.clone(),
         budget: args.engine.mount_budget,
         grace: args.grace,
         most_answer: args.max_answer_bytes,
-        most_volumes: args.max_volumes,
         wait_for_socket: args.wait_for_socket,
     };
     let health = Arc::new(Health::default());
@@ -125,12 +137,17 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         health: health.clone(),
         metrics: metrics.clone(),
         http,
-        backends: Arc::new(backends.clone()),
+        served: served.clone().into(),
+        policy: policy.clone(),
+        started: Instant::now(),
     };
+    if let Some(policy) = policy {
+        tokio::spawn(watch(policy, signal(SignalKind::hangup()).map_err(no_signals)?));
+    }
     // Before the sockets: probes are answered while we wait for one.
     let (admin, metrics_at) = listeners(&args, pages)?;
     let opened = tokio::select! {
-        opened = server::open(&backends, &metrics, &settings, &health) => opened,
+        opened = server::open(&served, &metrics, &settings, &health) => opened,
         _ = stop.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -149,17 +166,29 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         tokio::select! {
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
-            _ = forget.recv() => {
-                backends.iter().for_each(|backend| backend.forget());
-                tracing::info!("all values and sessions are forgotten; the next calls ask the stores");
-            }
-            _ = sweep.tick() => backends.iter().for_each(|backend| backend.sweep()),
+            _ = forget.recv() => admin::forget(&served),
+            _ = sweep.tick() => served.iter().for_each(|served| served.backend.sweep()),
         }
     }
     tracing::info!("stopping");
     // The listeners answer to the end: alive, no longer ready.
     running.stop().await;
     Ok(())
+}
+
+/// Looks at the policy's file from time to time and at each signal; apart from the loop that waits for
+/// the end, as a file system may hang.
+async fn watch(policy: Arc<Policy>, mut again: Signal) {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = again.recv() => {}
+        }
+        let policy = policy.clone();
+        // A panic would be a fault of ours; the rules stay.
+        let _ = tokio::task::spawn_blocking(move || policy.refresh()).await;
+    }
 }
 
 /// Opens the listeners for the operator and for probes and serves on them; gives their addresses.
@@ -180,7 +209,7 @@ fn listeners(args: &Serve, pages: admin::Pages) -> Result<(String, Option<String
     };
     let metrics =
         args.metrics_addr.map(|address| open("--metrics-addr", address, admin::probes(pages.clone())));
-    let admin = open("--admin-addr", args.admin_addr, admin::probes(pages.clone()))?;
+    let admin = open("--admin-addr", args.admin_addr, admin::router(pages))?;
     Ok((admin, metrics.transpose()?))
 }
 
@@ -201,7 +230,8 @@ mod tests {
         else {
             unreachable!("serve was typed")
         };
-        let (opened, _) = open(&args.stores, &engine(&args.engine)).map_err(|failed| failed.text)?;
+        let engine = engine(&args.engine).map_err(|failed| failed.text)?;
+        let (opened, _) = open(&args.stores, &engine).map_err(|failed| failed.text)?;
         let all = choose(opened, &args.backends).map_err(|failed| failed.text)?;
         Ok(all.iter().map(|backend| backend.name()).collect())
     }
@@ -221,5 +251,22 @@ mod tests {
         let text = chosen(&["--backends", "azur"]).unwrap_err();
         assert!(text.contains("azure, local") && text.contains("'azur'"), "{text}");
         assert!(chosen(&["--backends", "azure,local"]).unwrap_err().contains("--local-root"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_policy_is_found_without_a_signal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, "rules: []").unwrap();
+        let policy = Arc::new(Policy::open(&path, &backends::NAMES).unwrap());
+        tokio::spawn(watch(policy.clone(), signal(SignalKind::hangup()).unwrap()));
+        // As a mounted ConfigMap is swapped: another file at the same path.
+        std::fs::write(dir.path().join("next"), "rules: [{name: a, namespaces: [a]}]").unwrap();
+        std::fs::rename(dir.path().join("next"), &path).unwrap();
+        let end = tokio::time::Instant::now() + 3 * LOOK;
+        while policy.rules().count() == 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(policy.rules().count(), 1);
     }
 }

@@ -5,6 +5,8 @@ pub mod authority;
 pub mod dial;
 pub mod health;
 pub mod linger;
+pub mod overview;
+pub mod page;
 pub mod request;
 pub mod service;
 pub mod socket;
@@ -45,10 +47,17 @@ pub struct Settings {
     pub grace: Duration,
     /// Greatest answer.
     pub most_answer: usize,
-    /// Volumes remembered.
-    pub most_volumes: usize,
     /// Time to wait for a foreign provider to leave a socket.
     pub wait_for_socket: Duration,
+}
+
+/// A backend and the volumes that it serves, at however many sockets.
+#[derive(Clone)]
+pub struct Served {
+    /// The backend.
+    pub backend: Arc<dyn Gather>,
+    /// Its volumes.
+    pub volumes: Arc<Volumes>,
 }
 
 /// Why the door did not open or closed badly.
@@ -75,7 +84,7 @@ pub struct Running {
 
 /// Opens one socket per backend and directory and serves on them; `health` learns of it.
 pub async fn open(
-    backends: &[Arc<dyn Gather>],
+    served: &[Served],
     metrics: &Arc<Metrics>,
     settings: &Settings,
     health: &Arc<Health>,
@@ -84,12 +93,12 @@ pub async fn open(
     let mut listeners = Vec::new();
     let mut problems = Vec::new();
     for directory in &settings.directories {
-        for backend in backends {
-            let path = directory.join(format!("{}.sock", backend.name()));
+        for served in served {
+            let path = directory.join(format!("{}.sock", served.backend.name()));
             match socket::listen_within(&path, settings.wait_for_socket).await {
                 Ok((listener, guard)) => {
                     guards.push(guard);
-                    listeners.push((listener, backend.clone()));
+                    listeners.push((listener, served.clone()));
                 }
                 Err(error) => problems.push(error.to_string()),
             }
@@ -100,8 +109,7 @@ pub async fn open(
     }
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
-    for (listener, backend) in listeners {
-        let volumes = Arc::new(Volumes::new(settings.most_volumes));
+    for (listener, Served { backend, volumes }) in listeners {
         let provider =
             Provider::new(backend, volumes, metrics.clone(), settings.budget, settings.most_answer);
         servers.spawn(serve(listener, provider, stopped.clone()));

@@ -9,6 +9,7 @@ mod faults;
 mod http;
 mod identities;
 mod layers;
+mod operator;
 mod proto;
 mod server;
 #[path = "../standins/mod.rs"]
