@@ -12,6 +12,8 @@ use std::time::Duration;
 pub enum Kind {
     /// The class or the request is not right.
     Config,
+    /// The cluster's policy does not allow it.
+    Refused,
     /// The store does not accept who we are.
     Unauthenticated,
     /// The store knows the identity and refuses.
@@ -32,8 +34,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for closed lists of labels.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Config,
+        Self::Refused,
         Self::Unauthenticated,
         Self::Denied,
         Self::NotFound,
@@ -48,6 +51,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Config => "config",
+            Self::Refused => "refused",
             Self::Unauthenticated => "unauthenticated",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
@@ -64,6 +68,7 @@ impl Kind {
         match self {
             Self::Config | Self::NotFound => "the author of the class",
             Self::Shape => "the author of the class or the owner of the value",
+            Self::Refused => "the administrator of the cluster",
             Self::Unauthenticated | Self::Denied => "the administrator of the store",
             Self::Throttled | Self::Unavailable | Self::Deadline => "the operator, or time",
             Self::Bug => "the makers of keyferry",
@@ -229,6 +234,16 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// Cuts a text that would be longer than `most` bytes, and says so.
+pub fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(" … (cut)");
+    }
+    text
+}
 
 #[cfg(test)]
 mod tests {

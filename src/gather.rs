@@ -9,9 +9,10 @@ use tokio::time::timeout_at;
 use crate::backends::Backend;
 use crate::call::Call;
 use crate::error::{Kind, Problem, Problems};
-use crate::fetch::{Fetch, Session, Settings, Tally};
+use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit};
 use crate::files::{self, File};
 use crate::plan::{Plan, Reading};
+use crate::policy::{Policy, Reach};
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Outline {
     pub reads: usize,
     /// Paths that would be written.
     pub paths: Vec<String>,
+    /// Where they go, and as whom: what the policy is asked about.
+    pub reach: Reach,
     /// Oddities.
     pub warnings: Vec<String>,
 }
@@ -50,19 +53,28 @@ pub trait Gather: Send + Sync {
     fn sweep(&self);
     /// Entries and bytes in memory.
     fn kept(&self) -> (usize, usize);
+    /// The stores that were asked, and what came of it.
+    fn stores(&self) -> Vec<limit::State> {
+        Vec::new()
+    }
+    /// The identities that are logged in.
+    fn identities(&self) -> Vec<Identity> {
+        Vec::new()
+    }
 }
 
 /// A backend and its reads.
 pub struct Store<B: Backend> {
     backend: Arc<B>,
     fetch: Fetch<B>,
+    policy: Option<Arc<Policy>>,
 }
 
 impl<B: Backend> Store<B> {
     /// Puts `backend` behind empty caches.
     pub fn new(backend: B, settings: &Settings) -> Self {
         let backend = Arc::new(backend);
-        Self { fetch: Fetch::new(backend.clone(), settings), backend }
+        Self { fetch: Fetch::new(backend.clone(), settings), backend, policy: settings.policy.clone() }
     }
 
     /// Plans the call; problems of engine parameters come with those of the backend.
@@ -77,6 +89,12 @@ impl<B: Backend> Store<B> {
                 Err(Problems::some(list).expect("one problem was added"))
             }
         }
+    }
+
+    /// Before anything is sent or looked up in memory.
+    fn allow(&self, plan: &Plan<B>, call: &Call) -> Result<(), Problem> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        policy.rules().allow(&call.pod.namespace, B::NAME, &B::reach(plan))
     }
 
     async fn run(
@@ -124,6 +142,7 @@ impl<B: Backend> Gather for Store<B> {
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
         let work = async {
             let (plan, class_age) = self.plan(call)?;
+            self.allow(&plan, call)?;
             let age = self.fetch.max_age(call.occasion, class_age);
             match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
@@ -138,8 +157,9 @@ impl<B: Backend> Gather for Store<B> {
 
     fn check(&self, call: &Call) -> Result<Outline, Problems> {
         let (plan, _) = self.plan(call).map_err(|problems| self.named(call, problems))?;
+        let reach = B::reach(&plan);
         let paths = plan.outputs.iter().map(|output| output.path.to_string()).collect();
-        Ok(Outline { reads: plan.reads.len(), paths, warnings: plan.warnings })
+        Ok(Outline { reads: plan.reads.len(), paths, reach, warnings: plan.warnings })
     }
 
     fn forget(&self) {
@@ -152,6 +172,14 @@ impl<B: Backend> Gather for Store<B> {
 
     fn kept(&self) -> (usize, usize) {
         self.fetch.kept()
+    }
+
+    fn stores(&self) -> Vec<limit::State> {
+        self.fetch.stores()
+    }
+
+    fn identities(&self) -> Vec<Identity> {
+        self.fetch.identities()
     }
 }
 

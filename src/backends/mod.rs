@@ -1,4 +1,4 @@
-//! The stores: one folder each, behind three methods.
+//! The stores: one folder each, behind four methods.
 //!
 //! A backend may use `http`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
 //! `server`, `fetch`, `cli`, the environment or tasks of its own: caching, retries, limits and
@@ -18,6 +18,7 @@ use crate::fetch;
 use crate::gather::{Gather, Store};
 use crate::http::Http;
 use crate::plan::{Credential, Plan, Reading};
+use crate::policy::Reach;
 
 /// One kind of store.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -34,6 +35,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Turns a class into requests and files. Pure: no request is made here.
     fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems>;
+
+    /// Where a plan goes and as whom, as the cluster's policy and the operator's page name it.
+    fn reach(plan: &Plan<Self>) -> Reach;
 
     /// Proves the caller's identity to the store.
     fn login(
@@ -71,6 +75,9 @@ pub struct Settings {
     pub azure: azure::Settings,
 }
 
+/// Names of all backends, whether switched on or not.
+pub const NAMES: [&str; 2] = [azure::Azure::NAME, local::Local::NAME];
+
 /// Opens every backend that the settings switch on: the one list of them.
 pub fn open(settings: &Settings, http: &Http, engine: &fetch::Settings) -> Vec<Arc<dyn Gather>> {
     let mut all: Vec<Arc<dyn Gather>> =
@@ -79,4 +86,16 @@ pub fn open(settings: &Settings, http: &Http, engine: &fetch::Settings) -> Vec<A
         all.push(Arc::new(Store::new(local::Local::new(root.clone()), engine)));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_list() {
+        let settings = Settings { local_root: Some("/".into()), ..Settings::default() };
+        let all = open(&settings, &Http::new(crate::http::Settings::default()), &fetch::Settings::default());
+        assert_eq!(all.iter().map(|backend| backend.name()).collect::<Vec<_>>(), NAMES);
+    }
 }

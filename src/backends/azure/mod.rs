@@ -18,6 +18,7 @@ use crate::call::Call;
 use crate::error::{Problem, Problems};
 use crate::http::Http;
 use crate::plan::{Credential, Plan, Reading};
+use crate::policy::Reach;
 use crate::secret::SecretText;
 
 /// Settings of the backend.
@@ -105,6 +106,14 @@ impl Backend for Azure {
 
     fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
         params::plan(&self.settings, call)
+    }
+
+    fn reach(plan: &Plan<Self>) -> Reach {
+        let identity = match &plan.target.identity {
+            Identity::Machine { client_id: None } => "system-assigned",
+            Identity::Machine { client_id: Some(client_id) } | Identity::App { client_id } => client_id,
+        };
+        Reach { addresses: vec![plan.target.vault.clone()], identity: identity.to_owned(), caseless: true }
     }
 
     async fn login(&self, target: &Target, credential: &Credential) -> Result<Login<Session>, Problem> {

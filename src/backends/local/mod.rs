@@ -17,6 +17,7 @@ use super::{Backend, Login};
 use crate::call::Call;
 use crate::error::{Kind, Problem, Problems};
 use crate::plan::{Credential, Form, Plan, Reading};
+use crate::policy::Reach;
 use crate::secret::SecretBytes;
 
 /// Greatest file that is read; the driver takes 4 MiB in all.
@@ -50,6 +51,11 @@ impl Backend for Local {
 
     fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
         params::plan(call)
+    }
+
+    fn reach(plan: &Plan<Self>) -> Reach {
+        let addresses = plan.reads.iter().map(|read| read.name.clone()).collect();
+        Reach { addresses, identity: "node".to_owned(), caseless: false }
     }
 
     async fn login(&self, _: &(), _: &Credential) -> Result<Login<()>, Problem> {
