@@ -270,8 +270,8 @@ class Observing(unittest.TestCase):
         monitor = render({"podMonitor": {"enabled": True, "labels": {"release": "p"}, "interval": "15s"}}).one("PodMonitor")
         self.assertEqual(monitor["metadata"]["labels"]["release"], "p")
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-        self.assertEqual(endpoint, {"path": "/metrics", "interval": "15s", "honorLabels": True, "port": "metrics"})
-        self.assertEqual(monitor["spec"]["jobLabel"], "app.kubernetes.io/name")
+        job = {"targetLabel": "job", "replacement": "keyferry"}
+        self.assertEqual(endpoint, {"path": "/metrics", "interval": "15s", "honorLabels": True, "port": "metrics", "relabelings": [job]})
         self.assertEqual(monitor["spec"]["namespaceSelector"], {"matchNames": ["kube-system"]})
         labels = render().one("DaemonSet")["spec"]["template"]["metadata"]["labels"]
         self.assertLessEqual(monitor["spec"]["selector"]["matchLabels"].items(), labels.items())
@@ -279,7 +279,7 @@ class Observing(unittest.TestCase):
     def test_pod_monitor_finds_pods_without_a_port(self):
         (endpoint,) = render({"podMonitor": {"enabled": True}, "hostNetwork": True}).one("PodMonitor")["spec"]["podMetricsEndpoints"]
         self.assertNotIn("port", endpoint)
-        self.assertEqual([one["replacement"] for one in endpoint["relabelings"]], ["$1:8991", "[$1]:8991"])
+        self.assertEqual([one["replacement"] for one in endpoint["relabelings"]], ["keyferry", "$1:8991", "[$1]:8991"])
 
     def test_alerts_are_those_of_the_file(self):
         rule = render({"prometheusRule": {"enabled": True, "labels": {"role": "a"}}}).one("PrometheusRule")
