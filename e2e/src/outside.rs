@@ -15,8 +15,18 @@ use crate::{Parts, Run};
 
 /// Namespaces, with a first process that dies when `unshare` does, which dies when we do.
 const NAMESPACES: [&str; 12] = [
-    "setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount", "--net", "--uts",
-    "--ipc", "--mount-proc",
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount",
+    "--net",
+    "--uts",
+    "--ipc",
+    "--mount-proc",
 ];
 /// Name of the control groups of a cluster; its id follows.
 const GROUP: &str = "keyferry-e2e-";

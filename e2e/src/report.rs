@@ -37,10 +37,13 @@ pub(crate) async fn run(cluster: &Rc<Cluster>, filters: &[String]) -> Result<Exi
         None => passed += 1,
         Some(name) => failed.push(name),
     };
-    stream::iter(beside.into_iter().map(|case| one(cluster, case))).buffer_unordered(AT_ONCE).for_each(|outcome| {
-        count(outcome);
-        std::future::ready(())
-    }).await;
+    stream::iter(beside.into_iter().map(|case| one(cluster, case)))
+        .buffer_unordered(AT_ONCE)
+        .for_each(|outcome| {
+            count(outcome);
+            std::future::ready(())
+        })
+        .await;
     for case in alone {
         count(one(cluster, case).await);
     }
@@ -53,7 +56,11 @@ pub(crate) async fn run(cluster: &Rc<Cluster>, filters: &[String]) -> Result<Exi
         println!("failed: {name}");
     }
     println!("e2e: {:.0} s on a cluster of {} cores", start.elapsed().as_secs_f64(), cores());
-    println!("test result: {}. {passed} passed; {} failed; 0 ignored", if ok { "ok" } else { "FAILED" }, failed.len());
+    println!(
+        "test result: {}. {passed} passed; {} failed; 0 ignored",
+        if ok { "ok" } else { "FAILED" },
+        failed.len()
+    );
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

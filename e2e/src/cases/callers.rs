@@ -74,7 +74,10 @@ async fn policy(cluster: Rc<Cluster>) -> Result<String> {
     let rules = format!("policy.rules={rules}");
     cluster.install(&[&rules, "policy.admission.enabled=true"]).await?;
 
-    cluster.kubectl.apply(&(class("policy", "good", &allowed.name, &["a"]) + &pod("policy", "web", "good"))).await?;
+    cluster
+        .kubectl
+        .apply(&(class("policy", "good", &allowed.name, &["a"]) + &pod("policy", "web", "good")))
+        .await?;
     cluster.running("policy", "web").await?;
     cluster.kubectl.apply(&pod("policy", "refused", "before")).await?;
     let event = ["PermissionDenied", "policy-vaults", &other.host()];
@@ -84,7 +87,8 @@ async fn policy(cluster: Rc<Cluster>) -> Result<String> {
     let refusal = cluster.kubectl.apply(&class("policy", "bad", &other.name, &["a"])).await;
     let text = format!("{:#}", refusal.err().context("the API server took a class that the policy refuses")?);
     ensure!(text.contains("policy-vaults") && text.contains(&allowed.host()), "{text}");
-    let overriding = pod("policy", "sly", "good").replace("{secretProviderClass: good}", "{secretProviderClass: good, keyvaultName: other}");
+    let overriding = pod("policy", "sly", "good")
+        .replace("{secretProviderClass: good}", "{secretProviderClass: good, keyvaultName: other}");
     let refusal = cluster.kubectl.apply(&overriding).await;
     let text = format!("{:#}", refusal.err().context("the API server took a pod that overrides its class")?);
     ensure!(text.contains("keyvaultName"), "{text}");

@@ -56,7 +56,8 @@ async fn rotation(cluster: Rc<Cluster>) -> Result<String> {
     vault.secret("db", "v1", "old");
     cluster.namespace("rotation").await?;
     let parameters = machine(&vault.name) + "maxAge: 1s\n";
-    let synced = "secretObjects:\n  - {secretName: db, type: Opaque, data: [{objectName: db, key: password}]}\n";
+    let synced =
+        "secretObjects:\n  - {secretName: db, type: Opaque, data: [{objectName: db, key: password}]}\n";
     let class = class_with("rotation", "db", &parameters, &entries(&["db"]), synced);
     cluster.kubectl.apply(&(class + &pod("rotation", "web", "db"))).await?;
     cluster.running("rotation", "web").await?;
@@ -78,7 +79,11 @@ async fn rotation(cluster: Rc<Cluster>) -> Result<String> {
         Ok(())
     })
     .await?;
-    Ok(format!("container {:.1} s, Secret {:.1} s after the change", seen.as_secs_f64(), changed.elapsed().as_secs_f64()))
+    Ok(format!(
+        "container {:.1} s, Secret {:.1} s after the change",
+        seen.as_secs_f64(),
+        changed.elapsed().as_secs_f64()
+    ))
 }
 
 async fn several_volumes(cluster: Rc<Cluster>) -> Result<String> {
@@ -86,7 +91,8 @@ async fn several_volumes(cluster: Rc<Cluster>) -> Result<String> {
     first.secret("a", "v1", "from the first");
     second.secret("a", "v1", "from the second");
     cluster.namespace("several").await?;
-    let classes = class("several", "first", &first.name, &["a"]) + &class("several", "second", &second.name, &["a"]);
+    let classes =
+        class("several", "first", &first.name, &["a"]) + &class("several", "second", &second.name, &["a"]);
     let volumes = [("one", "/mnt/one", "first"), ("two", "/mnt/two", "second")];
     cluster.kubectl.apply(&(classes + &pod_with("several", "web", &volumes, "", ""))).await?;
     cluster.running("several", "web").await?;
@@ -120,7 +126,9 @@ async fn two_identities(cluster: Rc<Cluster>) -> Result<String> {
     vault.handle().deny(Some(THIRD), None, None, Denial::Rbac);
     let mut manifests = String::new();
     for (account, client) in [("reader", OTHER), ("stranger", THIRD)] {
-        manifests += &format!("---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: identities}}\n");
+        manifests += &format!(
+            "---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {account}, namespace: identities}}\n"
+        );
         manifests += &class_with("identities", account, &workload(&vault.name, client), &entries(&["a"]), "");
     }
     let spec = |account: &str| format!("serviceAccountName: {account}\n");
@@ -206,10 +214,17 @@ async fn unmount(cluster: Rc<Cluster>) -> Result<String> {
     let vault = cluster.vault();
     vault.secret("a", "v1", "x");
     cluster.namespace("unmount").await?;
-    cluster.kubectl.apply(&(class("unmount", "c", &vault.name, &["a"]) + &pod("unmount", "web", "c"))).await?;
+    cluster
+        .kubectl
+        .apply(&(class("unmount", "c", &vault.name, &["a"]) + &pod("unmount", "web", "c")))
+        .await?;
     cluster.running("unmount", "web").await?;
-    let uid = cluster.kubectl.run(&["get", "pod", "web", "-n", "unmount", "-o", "jsonpath={.metadata.uid}"]).await?;
-    let mounted = |cluster: &Cluster| Ok::<_, anyhow::Error>(cluster.mounted()?.iter().any(|line| line.contains(&uid)));
+    let uid = cluster
+        .kubectl
+        .run(&["get", "pod", "web", "-n", "unmount", "-o", "jsonpath={.metadata.uid}"])
+        .await?;
+    let mounted =
+        |cluster: &Cluster| Ok::<_, anyhow::Error>(cluster.mounted()?.iter().any(|line| line.contains(&uid)));
     ensure!(mounted(&cluster)?, "no mount of pod {uid}");
     cluster.kubectl.run(&["delete", "pod", "web", "-n", "unmount"]).await?;
     until(LONG, "unmount", async || {
@@ -228,13 +243,19 @@ pub(crate) fn requests_to(cluster: &Cluster, host: &str) -> usize {
 }
 
 /// Starts pods `p0`, `p1`, … of one class and waits until all run.
-pub(crate) async fn start_pods(cluster: &Cluster, namespace: &str, class: &str, count: usize) -> Result<Duration> {
+pub(crate) async fn start_pods(
+    cluster: &Cluster,
+    namespace: &str,
+    class: &str,
+    count: usize,
+) -> Result<Duration> {
     let pods: String = (0..count).map(|n| pod(namespace, &format!("p{n}"), class)).collect();
     let start = Instant::now();
     cluster.kubectl.apply(&pods).await?;
     until(LONG, &format!("{count} pods run"), async || {
         let phases = ["get", "pods", "-n", namespace, "-o", "jsonpath={.items[*].status.phase}"];
-        let running = cluster.kubectl.run(&phases).await?.split(' ').filter(|phase| *phase == "Running").count();
+        let running =
+            cluster.kubectl.run(&phases).await?.split(' ').filter(|phase| *phase == "Running").count();
         ensure!(running == count, "{running} of {count} run");
         Ok(())
     })

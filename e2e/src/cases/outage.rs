@@ -31,7 +31,10 @@ async fn waits(cluster: Rc<Cluster>) -> Result<String> {
     vault.secret("a", "v1", "late");
     cluster.namespace("store-down").await?;
     cluster.azure.fault(Fault { times: None, ..Fault::status(503).host(&vault.host()) });
-    cluster.kubectl.apply(&(class("store-down", "c", &vault.name, &["a"]) + &pod("store-down", "web", "c"))).await?;
+    cluster
+        .kubectl
+        .apply(&(class("store-down", "c", &vault.name, &["a"]) + &pod("store-down", "web", "c")))
+        .await?;
     cluster.event_with("store-down", "web", &["503", &vault.host()]).await?;
     cluster.azure.clear_faults_of(&vault.host());
     let back = Instant::now();
@@ -85,7 +88,8 @@ async fn never_empty(cluster: Rc<Cluster>) -> Result<String> {
         vault.secret(&object, "v1", "filled");
         // Half of them go through Entra as well, each with a token of its own.
         let parameters = if n % 2 == 0 { machine(&vault.name) } else { workload(&vault.name, CLIENT) };
-        let entry = format!("array:\n  - |\n    objectName: {object}\n    objectType: secret\n    objectAlias: o\n");
+        let entry =
+            format!("array:\n  - |\n    objectName: {object}\n    objectType: secret\n    objectAlias: o\n");
         manifests += &class_with("never-empty", &object[..object.len() - 1], &parameters, &entry, "");
         cluster.azure.fault(random.fault().host(&vault.host()).path(&format!("/secrets/{object}")));
         let volumes = [("s", MOUNT, &object[..object.len() - 1])];
@@ -104,12 +108,18 @@ async fn never_empty(cluster: Rc<Cluster>) -> Result<String> {
         Ok(())
     })
     .await?;
-    let failed = cluster.kubectl.json(&["get", "events", "-n", "never-empty", "--field-selector", "reason=FailedMount"]).await?;
+    let failed = cluster
+        .kubectl
+        .json(&["get", "events", "-n", "never-empty", "--field-selector", "reason=FailedMount"])
+        .await?;
     let failures = failed["items"].as_array().map_or(0, Vec::len);
     ensure!(failures > 20, "only {failures} pods met a failure: the test shows nothing");
     cluster.kubectl.run(&["delete", "namespace", "never-empty", "--wait=false"]).await?;
     cluster.restart_driver(&Settings::default()).await?;
-    Ok(format!("{STARTS} starts, {failures} pods with failures at first, {:.0} s", start.elapsed().as_secs_f64()))
+    Ok(format!(
+        "{STARTS} starts, {failures} pods with failures at first, {:.0} s",
+        start.elapsed().as_secs_f64()
+    ))
 }
 
 /// The same sequence in each run (xorshift).

@@ -124,7 +124,8 @@ async fn old_driver(cluster: Rc<Cluster>) -> Result<String> {
     vault.secret("a", "v1", "old");
     cluster.namespace("old-driver").await?;
     let parameters = machine(&vault.name) + "maxAge: 1s\n";
-    let manifests = class_with("old-driver", "c", &parameters, &entries(&["a"]), "") + &pod("old-driver", "web", "c");
+    let manifests =
+        class_with("old-driver", "c", &parameters, &entries(&["a"]), "") + &pod("old-driver", "web", "c");
     cluster.kubectl.apply(&manifests).await?;
     cluster.running("old-driver", "web").await?;
     vault.secret("a", "v2", "new");
@@ -151,7 +152,10 @@ async fn exchange(cluster: Rc<Cluster>) -> Result<String> {
     let vault = cluster.vault();
     vault.secret("a", "v1", "the same value");
     cluster.namespace("exchange").await?;
-    cluster.kubectl.apply(&(class("exchange", "c", &vault.name, &["a"]) + &pod("exchange", "web", "c"))).await?;
+    cluster
+        .kubectl
+        .apply(&(class("exchange", "c", &vault.name, &["a"]) + &pod("exchange", "web", "c")))
+        .await?;
     cluster.running("exchange", "web").await?;
     ensure!(requests_to(&cluster, &vault.host()) == 0, "the vendor's stand-in did not answer");
 
@@ -189,13 +193,25 @@ async fn exchange(cluster: Rc<Cluster>) -> Result<String> {
     for name in ["web", "after", "back"] {
         let value = cluster.exec("exchange", name, &["cat", &format!("{MOUNT}/a")]).await?;
         ensure!(value == "the same value", "{name}: {value}");
-        let count = ["get", "pod", name, "-n", "exchange", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"];
+        let count = [
+            "get",
+            "pod",
+            name,
+            "-n",
+            "exchange",
+            "-o",
+            "jsonpath={.status.containerStatuses[0].restartCount}",
+        ];
         ensure!(cluster.kubectl.run(&count).await? == "0", "{name} was restarted");
     }
     vendor.stop().await;
     cluster.restart_driver(&Settings::default()).await?;
     cluster.install(&[]).await?;
-    Ok(format!("longest time without an answer {:.0} ms there, {:.0} ms back", gap.as_secs_f64() * 1e3, back.as_secs_f64() * 1e3))
+    Ok(format!(
+        "longest time without an answer {:.0} ms there, {:.0} ms back",
+        gap.as_secs_f64() * 1e3,
+        back.as_secs_f64() * 1e3
+    ))
 }
 
 /// docs/guides/install.md: directories that belong to 65532, and nothing else.
@@ -208,7 +224,10 @@ async fn without_root(cluster: Rc<Cluster>) -> Result<String> {
     let vault = cluster.vault();
     vault.secret("a", "v1", "x");
     cluster.namespace("without-root").await?;
-    cluster.kubectl.apply(&(class("without-root", "c", &vault.name, &["a"]) + &pod("without-root", "web", "c"))).await?;
+    cluster
+        .kubectl
+        .apply(&(class("without-root", "c", &vault.name, &["a"]) + &pod("without-root", "web", "c")))
+        .await?;
     cluster.running("without-root", "web").await?;
     cluster.uninstall().await?;
     for folder in [SOCKETS, NEW_SOCKETS] {

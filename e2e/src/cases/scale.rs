@@ -30,11 +30,16 @@ async fn at_once(cluster: Rc<Cluster>) -> Result<String> {
     cluster.install(&[]).await?;
     for count in [20, 50] {
         let before = requests_to(&cluster, &vault.host());
-        times.push(("keyferry", count, one(&cluster, &vault.name, &format!("keyferry-{count}"), count).await?));
+        times.push((
+            "keyferry",
+            count,
+            one(&cluster, &vault.name, &format!("keyferry-{count}"), count).await?,
+        ));
         let reads = requests_to(&cluster, &vault.host()) - before;
         ensure!(reads < count / 2, "{reads} reads for {count} pods of one identity");
     }
-    let shown: Vec<_> = times.iter().map(|(who, count, time)| format!("{who} {count} pods {time:.1} s")).collect();
+    let shown: Vec<_> =
+        times.iter().map(|(who, count, time)| format!("{who} {count} pods {time:.1} s")).collect();
     Ok(shown.join(", "))
 }
 

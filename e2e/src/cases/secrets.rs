@@ -33,7 +33,13 @@ async fn environment(cluster: Rc<Cluster>) -> Result<String> {
     data:
       - {objectName: secret-key, key: example-secret}
 ";
-    let class = class_with("test-secret-env", "test-secret-env-spc", &machine(&vault.name), &entries(&["secret-key"]), objects);
+    let class = class_with(
+        "test-secret-env",
+        "test-secret-env-spc",
+        &machine(&vault.name),
+        &entries(&["secret-key"]),
+        objects,
+    );
     let env = "env:
   - name: EXAMPLE_SECRET
     valueFrom: {secretKeyRef: {name: azure-kv, key: example-secret}}
@@ -96,7 +102,9 @@ async fn image_pull(cluster: Rc<Cluster>) -> Result<String> {
     }
     let vault = cluster.vault();
     let auth = STANDARD.encode("puller:open sesame");
-    let config = format!(r#"{{"auths":{{"registry.lab:5000":{{"username":"puller","password":"open sesame","auth":"{auth}"}}}}}}"#);
+    let config = format!(
+        r#"{{"auths":{{"registry.lab:5000":{{"username":"puller","password":"open sesame","auth":"{auth}"}}}}}}"#
+    );
     vault.secret("docker-config", "v1", &config);
     cluster.namespace("image-pull").await?;
     let objects = "secretObjects:
@@ -239,7 +247,8 @@ spec:
     .await?;
     cluster.kubectl.run(&["delete", "deployment", "web", "-n", "collected"]).await?;
     until(LONG, "Secret collected", async || {
-        let found = cluster.kubectl.run(&["get", "secret", "s", "-n", "collected", "--ignore-not-found"]).await?;
+        let found =
+            cluster.kubectl.run(&["get", "secret", "s", "-n", "collected", "--ignore-not-found"]).await?;
         ensure!(found.is_empty(), "{found}");
         Ok(())
     })

@@ -85,7 +85,10 @@ impl Driver {
         ];
         let mut command = tokio::process::Command::new(binaries.path(name));
         // 1.5.6 takes this for its rotation, whatever --kubeconfig says (cluster.md 3.3).
-        command.args(arguments).env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "6443");
+        command
+            .args(arguments)
+            .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+            .env("KUBERNETES_SERVICE_PORT", "6443");
         let process = Process::run(logs, name, command)?;
         let (registered, mut seen) = watch::channel(None);
         let registration = tokio::spawn(register(socket, registered)?);
@@ -110,7 +113,8 @@ impl Drop for Driver {
 
 /// A kubeconfig and an in-cluster configuration with a token of the driver's own account, so that its rights are tested too.
 async fn give_account(kubectl: &Kubectl) -> Result<()> {
-    let arguments = ["create", "token", "secrets-store-csi-driver", "--namespace=kube-system", "--duration=24h"];
+    let arguments =
+        ["create", "token", "secrets-store-csi-driver", "--namespace=kube-system", "--duration=24h"];
     let token = kubectl.run(&arguments).await?;
     let token = token.trim();
     fs::write(format!("{DIRECTORY}/kubeconfig/driver"), kubeconfig(token))?;
@@ -140,7 +144,8 @@ fn register(
     let answers = Answers { endpoint: driver.display().to_string(), registered };
     // The kubelet's client escapes the path in `:authority`, which needs the same cure as the provider's socket.
     let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(AnyAuthority::new));
-    let server = tonic::transport::Server::builder().add_service(RegistrationServer::from_arc(Arc::new(answers)));
+    let server =
+        tonic::transport::Server::builder().add_service(RegistrationServer::from_arc(Arc::new(answers)));
     Ok(async move { drop(server.serve_with_incoming(incoming).await) })
 }
 
@@ -160,7 +165,8 @@ impl Registration for Answers {
         request: Request<proto::RegistrationStatus>,
     ) -> Result<Response<proto::RegistrationStatusResponse>, Status> {
         let status = request.into_inner();
-        let error = if status.plugin_registered { String::new() } else { format!("{} (refused)", status.error) };
+        let error =
+            if status.plugin_registered { String::new() } else { format!("{} (refused)", status.error) };
         self.registered.send_replace(Some(error));
         Ok(Response::new(proto::RegistrationStatusResponse {}))
     }

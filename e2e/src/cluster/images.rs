@@ -10,8 +10,22 @@ use tar::{Builder, EntryType, Header};
 
 /// Programs that tests run in containers; each is a link to busybox.
 const PROGRAMS: [&str; 16] = [
-    "sh", "cat", "ls", "sleep", "id", "env", "stat", "readlink", "sha256sum", "test", "true", "wget", "nc", "grep",
-    "find", "date",
+    "sh",
+    "cat",
+    "ls",
+    "sleep",
+    "id",
+    "env",
+    "stat",
+    "readlink",
+    "sha256sum",
+    "test",
+    "true",
+    "wget",
+    "nc",
+    "grep",
+    "find",
+    "date",
 ];
 
 /// Writes an archive, as `docker save` does, of an image called `name` that runs `command`.
@@ -27,7 +41,8 @@ pub(crate) fn write_archive(archive: &Path, name: &str, command: &str, busybox: 
     })
     .to_string();
     let configuration_name = format!("{}.json", hex(configuration.as_bytes()));
-    let manifest = json!([{"Config": configuration_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).to_string();
+    let manifest =
+        json!([{"Config": configuration_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).to_string();
     let mut tar = Builder::new(File::create(archive)?);
     for (name, bytes) in [
         ("manifest.json", manifest.as_bytes()),

@@ -47,7 +47,9 @@ impl Kubectl {
         let mut stdin = child.stdin.take().context("kubectl")?;
         stdin.write_all(input.as_bytes()).await?;
         drop(stdin);
-        let output = timeout(LIMIT, child.wait_with_output()).await.with_context(|| format!("kubectl {arguments:?}"))??;
+        let output = timeout(LIMIT, child.wait_with_output())
+            .await
+            .with_context(|| format!("kubectl {arguments:?}"))??;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if !output.status.success() {
             bail!("kubectl {}: {}", arguments.join(" "), text(&output.stderr).trim());

@@ -18,9 +18,9 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-pub(crate) use self::kubectl::Kubectl;
 use self::control_plane::ControlPlane;
 use self::driver::{Driver, Settings};
+pub(crate) use self::kubectl::Kubectl;
 use self::node::Node;
 use self::process::until;
 use crate::binaries::Binaries;
@@ -112,7 +112,9 @@ impl Cluster {
     pub(crate) async fn running(&self, namespace: &str, pod: &str) -> Result<()> {
         let result = until(LONG, &format!("pod {namespace}/{pod} runs"), async || {
             let found = self.kubectl.json(&["get", "pod", pod, "-n", namespace]).await?;
-            let ready = found["status"]["containerStatuses"].as_array().is_some_and(|all| all.iter().all(|c| c["ready"] == true));
+            let ready = found["status"]["containerStatuses"]
+                .as_array()
+                .is_some_and(|all| all.iter().all(|c| c["ready"] == true));
             ensure!(found["status"]["phase"] == "Running" && ready, "phase is {}", found["status"]["phase"]);
             Ok(())
         })
@@ -133,7 +135,8 @@ impl Cluster {
     /// Texts of a pod's events: reason and message.
     pub(crate) async fn events(&self, namespace: &str, pod: &str) -> Result<Vec<String>> {
         let field = format!("involvedObject.name={pod}");
-        let events = self.kubectl.json(&["get", "events", "-n", namespace, "--field-selector", &field]).await?;
+        let events =
+            self.kubectl.json(&["get", "events", "-n", namespace, "--field-selector", &field]).await?;
         let all = events["items"].as_array().context("no items")?;
         let line = |event: &Value| {
             let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
@@ -240,7 +243,10 @@ spec:
     kubectl.apply(&manifests).await?;
     kubectl
         .run(&[
-            "wait", "--for=condition=Established", "--timeout=30s", "crd/secretproviderclasses.secrets-store.csi.x-k8s.io",
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "crd/secretproviderclasses.secrets-store.csi.x-k8s.io",
             "crd/secretproviderclasspodstatuses.secrets-store.csi.x-k8s.io",
         ])
         .await?;

@@ -67,7 +67,11 @@ impl std::fmt::Display for Ended {
 impl std::error::Error for Ended {}
 
 /// Asks until the answer is something, at most for `limit`; the error is that of the last try.
-pub(crate) async fn until<T>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+pub(crate) async fn until<T>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
         match ask().await {

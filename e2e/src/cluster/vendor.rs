@@ -35,7 +35,8 @@ impl Vendor {
         let server = tonic::transport::Server::builder().add_service(service);
         let (stop, mut stopped) = watch::channel(false);
         let asked = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let task = tokio::spawn(async move { drop(server.serve_with_incoming_shutdown(incoming, asked).await) });
+        let task =
+            tokio::spawn(async move { drop(server.serve_with_incoming_shutdown(incoming, asked).await) });
         Ok(Self { socket: socket.to_owned(), stop, task })
     }
 
