@@ -4,6 +4,8 @@
 //! first process in there, whatever happened, and the kernel takes its mounts, addresses and files along.
 //! Only control groups outlive it; [`outside`] removes them.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
+
 mod binaries;
 mod cases;
 mod cluster;

@@ -79,7 +79,6 @@ impl Node {
     pub(crate) async fn remove_image(&self, image: &str) -> Result<()> {
         run_ctr(&self.ctr, &["-n", "k8s.io", "images", "remove", "--sync", image]).await
     }
-
 }
 
 fn kubelet(binaries: &Binaries, logs: &Path, path: &str) -> Result<Process> {
