@@ -48,18 +48,42 @@ impl Parameters {
 
     /// `maxAge`: how old a value may be in a later mount of the same volume.
     pub fn max_age(&self) -> Result<Option<Duration>, Problem> {
-        let text = self.text("maxAge");
+        self.age("maxAge", "0 switches caching off")
+    }
+
+    /// The ages that a class allows, or all that is wrong with them.
+    pub fn ages(&self) -> Result<ClassAges, Vec<Problem>> {
+        match (self.max_age(), self.age("lastGoodMaxAge", "0 allows no last good value")) {
+            (Ok(max_age), Ok(last_good)) => Ok(ClassAges { max_age, last_good }),
+            (max_age, last_good) => Err(max_age.err().into_iter().chain(last_good.err()).collect()),
+        }
+    }
+
+    fn age(&self, key: &str, zero: &str) -> Result<Option<Duration>, Problem> {
+        let text = self.text(key);
         if text.is_empty() {
             return Ok(None);
         }
         let age = if text == "0" { Some(Duration::ZERO) } else { humantime::parse_duration(text).ok() };
-        match age.filter(|age| *age <= Duration::from_secs(24 * 3600)) {
+        match age.filter(|age| *age <= MOST_AGE) {
             Some(age) => Ok(Some(age)),
-            None => Err(Problem::config(format!("maxAge {text:?} is not a time of at most 24h"))
-                .at(Spot::field("maxAge"))
-                .hint("write a number with a unit, such as 30s, 5m or 1h; 0 switches caching off")),
+            None => Err(Problem::config(format!("{key} {text:?} is not a time of at most 24h"))
+                .at(Spot::field(key))
+                .hint(format!("write a number with a unit, such as 30s, 5m or 1h; {zero}"))),
         }
     }
+}
+
+/// Greatest age of a value that a class may allow.
+pub const MOST_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Ages of values, as a class sets them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClassAges {
+    /// `maxAge`.
+    pub max_age: Option<Duration>,
+    /// `lastGoodMaxAge`: how old a value may be while the store is down.
+    pub last_good: Option<Duration>,
 }
 
 /// The pod a mount is for, as the kubelet describes it.
@@ -188,5 +212,13 @@ mod tests {
         assert_eq!(with("30s").unwrap(), Some(Duration::from_secs(30)));
         assert_eq!(with("0").unwrap(), Some(Duration::ZERO));
         assert!(with("2days").is_err() && with("soon").is_err());
+    }
+
+    #[test]
+    fn both_ages_are_complained_of_at_once() {
+        let map = [("maxAge", "soon"), ("lastGoodMaxAge", "2days")];
+        let problems = Parameters(map.map(|(k, v)| (k.to_owned(), v.to_owned())).into()).ages().unwrap_err();
+        let text = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(text.contains("maxAge \"soon\"") && text.contains("lastGoodMaxAge \"2days\""), "{text}");
     }
 }

@@ -24,6 +24,7 @@ const PARAMETERS: &[&str] = &[
     "clientId",
     "objects",
     "maxAge",
+    "lastGoodMaxAge",
     "resourceGroup",
     "subscriptionId",
 ];
