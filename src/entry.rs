@@ -1,6 +1,8 @@
 //! Reads one entry of an `objects` text: fields by name, every problem collected.
 
 use crate::error::{Problem, Spot};
+use crate::plan::Missing;
+use crate::secret::SecretBytes;
 use crate::yaml::{Content, Node};
 
 /// One entry under examination. Line numbers are those of the text that the entry stands in.
@@ -62,6 +64,22 @@ impl<'a> Entry<'a> {
             );
             false
         })
+    }
+
+    /// `optional` and `default`: what happens when the store has no such object.
+    pub fn missing(&self, problems: &mut Vec<Problem>) -> Missing {
+        let optional = self.flag("optional", problems);
+        if !self.has("default") {
+            return if optional { Missing::Skips } else { Missing::Fails };
+        }
+        if !optional {
+            problems.push(
+                Problem::config("default is given but the entry is not optional")
+                    .at(self.spot_of("default"))
+                    .hint("add optional: true, or remove default"),
+            );
+        }
+        Missing::Gives(SecretBytes::from(self.text("default", problems)))
     }
 
     /// Names fields that mean nothing, with the nearest name that does.

@@ -5,7 +5,7 @@ use crate::call::Call;
 use crate::entry::{Entry, nearest};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Missing, Only, Output, Plan, Step};
+use crate::plan::{Only, Output, Plan, Step};
 use crate::yaml::{self, Content, Node};
 
 const FIELDS: &[&str] = &[
@@ -17,6 +17,8 @@ const FIELDS: &[&str] = &[
     "objectFormat",
     "objectEncoding",
     "filePermission",
+    "optional",
+    "default",
 ];
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";
@@ -145,6 +147,7 @@ pub(super) fn entry(
     let entry = Entry::new(node, format!("objects[{index}]"), *offset, FIELDS);
     plan.warnings.extend(entry.unknown().into_iter().map(|(spot, text)| format!("{}: {text}", spot.field)));
     let Some(fields) = Checker::new(&entry, problems).fields() else { return };
+    let missing = entry.missing(problems);
     let read =
         plan.read(Read { kind: fields.kind, name: fields.name.clone(), version: fields.version.clone() });
     let output = |suffix: &str, only: Only, pick: Option<Step>| {
@@ -155,7 +158,7 @@ pub(super) fn entry(
             path: RelPath::new(&format!("{}{suffix}", fields.path)).ok()?,
             mode: fields.mode,
             id: fields.id.clone(),
-            missing: Missing::Fails,
+            missing: missing.clone(),
             label: fields.label.clone(),
             spot: entry.spot(),
         })

@@ -5,10 +5,10 @@ use crate::call::Call;
 use crate::entry::{Entry, nearest};
 use crate::error::{Problem, Problems, Spot};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Credential, Missing, Only, Output, Plan, Step, check_paths};
-use crate::secret::SecretBytes;
+use crate::plan::{Credential, Only, Output, Plan, Step, check_paths};
 use crate::yaml::{self, Content, Node};
 
+const PARAMETERS: &[&str] = &["objects", "maxAge", "lastGoodMaxAge"];
 const FIELDS: &[&str] = &["name", "path", "version", "key", "decode", "mode", "optional", "default"];
 const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
 
@@ -23,8 +23,8 @@ pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
         outputs: Vec::new(),
         warnings: Vec::new(),
     };
-    for key in call.parameters.keys().filter(|key| !["objects", "maxAge"].contains(key)) {
-        let near = nearest(key, &["objects", "maxAge"]);
+    for key in call.parameters.keys().filter(|key| !PARAMETERS.contains(key)) {
+        let near = nearest(key, PARAMETERS);
         plan.warnings.push(format!("parameter {key:?} is unknown and ignored{near}"));
     }
     for (index, node) in entries(call, &mut problems).iter().enumerate() {
@@ -90,7 +90,7 @@ fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<P
     let path = path(&entry, &name, problems);
     let mode = mode(&entry, "mode", problems);
     let steps = steps(&entry, &key, problems);
-    let missing = missing(&entry, problems);
+    let missing = entry.missing(problems);
     let Some(path) = path else { return };
     let read = plan.read(Read { name: name.clone(), version });
     let id = if key.is_empty() { format!("secret/{name}") } else { format!("secret/{name}#{key}") };
@@ -177,19 +177,4 @@ fn steps(entry: &Entry, key: &str, problems: &mut Vec<Problem>) -> Vec<Step> {
         ),
     }
     steps
-}
-
-fn missing(entry: &Entry, problems: &mut Vec<Problem>) -> Missing {
-    let optional = entry.flag("optional", problems);
-    if entry.has("default") {
-        if !optional {
-            problems.push(
-                Problem::config("default is given but the entry is not optional")
-                    .at(entry.spot_of("default"))
-                    .hint("add optional: true, or remove default"),
-            );
-        }
-        return Missing::Gives(SecretBytes::from(entry.text("default", problems)));
-    }
-    if optional { Missing::Skips } else { Missing::Fails }
 }
