@@ -238,12 +238,14 @@ impl std::error::Error for Problems {}
 impl Problems {
     /// The whole text without line breaks: a log line stays one line, whatever a store or a class holds.
     pub fn one_line(&self) -> String {
-        self.to_string()
-            .split(|c: char| c.is_control())
-            .filter(|part| !part.is_empty())
-            .collect::<Vec<_>>()
-            .join(" ")
+        one_line(&self.to_string())
     }
+}
+
+/// A text without line breaks, for logs.
+pub fn one_line(text: &str) -> String {
+    let parts = text.split(|c: char| c.is_control()).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 /// Cuts a text that would be longer than `most` bytes, and says so.

@@ -1,11 +1,13 @@
 //! From readings to files: applies the steps of each output, in the user's order.
 
-use std::sync::Arc;
+use std::fmt::Write as _;
+
+use ring::digest;
 
 use crate::error::{Kind, Problem, Problems};
-use crate::gather::Gathered;
+use crate::gather::{Absent, Gathered};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Form, Missing, Only, Output, Reading, Step};
+use crate::plan::{Answer, Answers, Form, Missing, Only, Output, Reading, Step};
 use crate::secret::SecretBytes;
 use crate::shape;
 
@@ -20,28 +22,21 @@ pub struct File {
     pub contents: SecretBytes,
 }
 
-/// Version that is reported for an object that may be missing and is.
+/// Version of an object that may be missing and is.
 const ABSENT: &str = "absent";
+/// Begin of the version where the entry's default stands in; the rest changes with the default.
+const DEFAULT: &str = "default-";
+/// End of the version of a value that is served because the store is down: others learn of it, and it
+/// stays the same throughout, so that nobody writes anew what did not change.
+const LAST_GOOD: &str = "+last-good";
 
 /// Makes all files, or names every output that cannot be made.
-pub fn make(
-    outputs: &[Output],
-    readings: &[Result<Arc<Reading>, Problem>],
-    mode: Mode,
-) -> Result<Gathered, Problems> {
+pub fn make(outputs: &[Output], readings: &Answers, mode: Mode) -> Result<Gathered, Problems> {
     let mut gathered = Gathered::default();
     let mut problems = Vec::new();
     for output in outputs {
-        match one(output, &readings[output.read], &mut gathered.warnings) {
-            Ok(Some((contents, version))) => {
-                if let Some(contents) = contents {
-                    let mode = output.mode.unwrap_or(mode);
-                    gathered.files.push(File { path: output.path.clone(), mode, contents });
-                }
-                gathered.versions.push((output.id.clone(), version));
-            }
-            Ok(None) => {}
-            Err(problem) => problems.push(labelled(output, problem)),
+        if let Err(problem) = one(output, &readings[output.read], mode, &mut gathered) {
+            problems.push(labelled(output, problem));
         }
     }
     match Problems::some(problems) {
@@ -50,32 +45,52 @@ pub fn make(
     }
 }
 
-type Made = Option<(Option<SecretBytes>, String)>;
-
 fn one(
     output: &Output,
-    reading: &Result<Arc<Reading>, Problem>,
-    warnings: &mut Vec<String>,
-) -> Result<Made, Problem> {
-    let reading = match reading {
-        Ok(reading) => reading,
-        Err(problem) => return absent(output, problem, warnings),
+    answer: &Result<Answer, Problem>,
+    mode: Mode,
+    gathered: &mut Gathered,
+) -> Result<(), Problem> {
+    let (contents, version) = match answer {
+        Err(problem) => {
+            let Some((contents, version)) = absent(output, problem)? else { return Ok(()) };
+            gathered.absent.push(Absent { object: output.id.clone(), given: contents.is_some() });
+            (contents, version)
+        }
+        Ok(reading) if output.only == Only::Certificates && reading.form == Form::Plain => return Ok(()),
+        Ok(reading) => {
+            let end = if reading.last_good.is_some() { LAST_GOOD } else { "" };
+            let value = apply(output, reading, &mut gathered.warnings)?;
+            (Some(value), format!("{}{end}", reading.version))
+        }
     };
-    if output.only == Only::Certificates && reading.form == Form::Plain {
-        return Ok(None);
+    if let Some(contents) = contents {
+        let mode = output.mode.unwrap_or(mode);
+        gathered.files.push(File { path: output.path.clone(), mode, contents });
     }
-    let value = apply(output, reading, warnings)?;
-    Ok(Some((Some(value), reading.version.clone())))
+    gathered.versions.push((output.id.clone(), version));
+    Ok(())
 }
 
-fn absent(output: &Output, problem: &Problem, warnings: &mut Vec<String>) -> Result<Made, Problem> {
-    let contents = match (&output.missing, problem.kind) {
-        (Missing::Skips, Kind::NotFound) => None,
-        (Missing::Gives(value), Kind::NotFound) => Some(value.clone()),
+/// What stands in for an object that the store does not have; nothing for the files beside its main one.
+fn absent(output: &Output, problem: &Problem) -> Result<Option<(Option<SecretBytes>, String)>, Problem> {
+    let made = match (&output.missing, problem.kind) {
+        (Missing::Skips, Kind::NotFound) => (None, ABSENT.to_owned()),
+        (Missing::Gives(value), Kind::NotFound) => (Some(value.clone()), default_version(value)),
         _ => return Err(problem.clone()),
     };
-    warnings.push(format!("{} does not exist in the store and is optional", output.spot.field));
-    Ok(Some((contents, ABSENT.to_owned())))
+    Ok((output.only == Only::Always).then_some(made))
+}
+
+/// A default is text of the class and no value of a store, so a hash of it may be told.
+fn default_version(value: &SecretBytes) -> String {
+    let hash = digest::digest(&digest::SHA256, value.expose());
+    let mut version = DEFAULT.to_owned();
+    for byte in &hash.as_ref()[..4] {
+        // Writing into a String cannot fail.
+        let _ = write!(version, "{byte:02x}");
+    }
+    version
 }
 
 fn apply(output: &Output, reading: &Reading, warnings: &mut Vec<String>) -> Result<SecretBytes, Problem> {

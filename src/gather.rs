@@ -1,17 +1,16 @@
 //! The corridor that every door uses: plan, log in, read, shape.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::backends::Backend;
-use crate::call::Call;
-use crate::error::{Kind, Problem, Problems};
-use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit};
+use crate::call::{Call, ClassAges};
+use crate::error::{Kind, Problem, Problems, one_line};
+use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit, whole_seconds};
 use crate::files::{self, File};
-use crate::plan::{Plan, Reading};
+use crate::plan::{Answers, Plan};
 use crate::policy::{Policy, Reach};
 
 /// What a call brought.
@@ -23,6 +22,30 @@ pub struct Gathered {
     pub versions: Vec<(String, String)>,
     /// Oddities for the log.
     pub warnings: Vec<String>,
+    /// Optional objects that the store does not have, in the user's order.
+    pub absent: Vec<Absent>,
+    /// What is served only because a store is down.
+    pub last_good: Option<LastGood>,
+}
+
+/// An optional object that the store does not have (tracker T08).
+#[derive(Debug, Clone)]
+pub struct Absent {
+    /// Its id.
+    pub object: String,
+    /// Whether its file holds the entry's default, or is left out.
+    pub given: bool,
+}
+
+/// Last good values that stand in for a store that is down (tracker T12).
+#[derive(Debug, Clone)]
+pub struct LastGood {
+    /// Objects that were not read anew.
+    pub objects: usize,
+    /// When the oldest of them was read.
+    pub read_at: Instant,
+    /// The store, and what is known of its trouble, in one line.
+    pub store: String,
 }
 
 /// What `check` and `--explain` need to know of a plan.
@@ -78,17 +101,15 @@ impl<B: Backend> Store<B> {
     }
 
     /// Plans the call; problems of engine parameters come with those of the backend.
-    fn plan(&self, call: &Call) -> Result<(Plan<B>, Option<Duration>), Problems> {
-        match (self.backend.plan(call), call.parameters.max_age()) {
-            (Ok(plan), Ok(age)) => Ok((plan, age)),
-            (Ok(_), Err(problem)) => Err(problem.into()),
-            (Err(problems), Ok(_)) => Err(problems),
-            (Err(problems), Err(problem)) => {
-                let mut list = problems.into_list();
-                list.insert(0, problem);
-                Err(Problems::some(list).expect("one problem was added"))
-            }
-        }
+    fn plan(&self, call: &Call) -> Result<(Plan<B>, ClassAges), Problems> {
+        let (plan, ages) = (self.backend.plan(call), call.parameters.ages());
+        let (plan, ages, mut problems) = match (plan, ages) {
+            (Ok(plan), Ok(ages)) => return Ok((plan, ages)),
+            (plan, ages) => (plan.err(), ages.err(), Vec::new()),
+        };
+        problems.extend(ages.into_iter().flatten());
+        problems.extend(plan.into_iter().flat_map(Problems::into_list));
+        Err(Problems::some(problems).expect("one of both has failed"))
     }
 
     /// Before anything is sent or looked up in memory.
@@ -101,18 +122,33 @@ impl<B: Backend> Store<B> {
         &self,
         plan: &Plan<B>,
         call: &Call,
-        age: Duration,
+        class: ClassAges,
         tally: &Tally,
     ) -> Result<Gathered, Problems> {
+        let ages = || self.fetch.ages(call.occasion, class, call.deadline.duration_since(Instant::now()));
         let mut session = self.login(plan, tally).await?;
-        let mut readings = self.fetch.all(plan, &session, age, tally).await;
+        let mut readings = self.fetch.all(plan, &session, ages(), tally).await;
         if refused(&readings) {
             // The store no longer takes this session: one more try with a new one.
             self.fetch.drop_session(plan, &session);
             session = self.login(plan, tally).await?;
-            readings = self.fetch.all(plan, &session, age, tally).await;
+            readings = self.fetch.all(plan, &session, ages(), tally).await;
         }
-        files::make(&plan.outputs, &readings, call.mode)
+        let mut gathered = files::make(&plan.outputs, &readings, call.mode)?;
+        gathered.last_good = self.last_good(plan, &readings);
+        Ok(gathered)
+    }
+
+    fn last_good(&self, plan: &Plan<B>, readings: &Answers) -> Option<LastGood> {
+        let old = || readings.iter().flatten().filter_map(|answer| answer.last_good);
+        let store = match self.fetch.down(&plan.read_at) {
+            Some((since, error)) => {
+                let down = whole_seconds(since.elapsed());
+                format!("{}, in trouble for {down}: {}", plan.read_at, one_line(&error))
+            }
+            None => format!("{}, which does not answer in time", plan.read_at),
+        };
+        old().min().map(|read_at| LastGood { objects: old().count(), read_at, store })
     }
 
     async fn login(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problems> {
@@ -129,7 +165,7 @@ impl<B: Backend> Store<B> {
     }
 }
 
-fn refused(readings: &[Result<Arc<Reading>, Problem>]) -> bool {
+fn refused(readings: &Answers) -> bool {
     readings.iter().any(|reading| matches!(reading, Err(p) if p.kind == Kind::Unauthenticated))
 }
 
@@ -141,10 +177,9 @@ impl<B: Backend> Gather for Store<B> {
 
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
         let work = async {
-            let (plan, class_age) = self.plan(call)?;
+            let (plan, ages) = self.plan(call)?;
             self.allow(&plan, call)?;
-            let age = self.fetch.max_age(call.occasion, class_age);
-            match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
+            match timeout_at(call.deadline, self.run(&plan, call, ages, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
                     g.warnings.splice(0..0, plan.warnings);
                     g

@@ -1,6 +1,10 @@
 //! What a class asks for, as data: requests to make and files to write from their answers.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::backends::Backend;
 use crate::error::{Problem, Spot};
@@ -131,6 +135,26 @@ pub struct Reading {
     /// Whether the value can never change.
     pub pinned: bool,
 }
+
+/// A reading as one mount gets it.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The reading.
+    pub reading: Arc<Reading>,
+    /// When it was read, if it is served only because the store is down.
+    pub last_good: Option<Instant>,
+}
+
+impl Deref for Answer {
+    type Target = Reading;
+
+    fn deref(&self) -> &Reading {
+        &self.reading
+    }
+}
+
+/// The answer to each read of a plan, in its order.
+pub type Answers = [Result<Answer, Problem>];
 
 /// What the bytes of an answer are, as far as the store says.
 #[derive(Debug, Clone, PartialEq, Eq)]

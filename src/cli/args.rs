@@ -8,6 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
 use crate::backends;
+use crate::call::MOST_AGE;
 use crate::telemetry::logs::Format;
 
 /// One provider for the Secrets Store CSI driver that answers as all of the vendors'.
@@ -87,6 +88,15 @@ pub(super) struct Engine {
     /// Age a value of a pinned version may have
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = age)]
     pub(super) pinned_max_age: Duration,
+    /// Age a last good value may have while its store is down, at most; 0 allows none, whatever a class says
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = class_age)]
+    pub(super) last_good_max_age: Duration,
+    /// The same for classes that set no lastGoodMaxAge
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = class_age)]
+    pub(super) last_good_default: Duration,
+    /// Time that a mount gives the store before it takes last good values, where they are allowed
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = age)]
+    pub(super) last_good_after: Duration,
     /// Bytes of values kept in memory, per store kind
     #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
     pub(super) cache_bytes: usize,
@@ -234,6 +244,12 @@ fn connect_to(text: &str) -> Result<(String, SocketAddr), String> {
 /// A time; a bare 0 is one as well.
 fn age(text: &str) -> Result<Duration, humantime::DurationError> {
     if text == "0" { Ok(Duration::ZERO) } else { humantime::parse_duration(text) }
+}
+
+/// A time that a class may ask for as well.
+fn class_age(text: &str) -> Result<Duration, String> {
+    let age = age(text).map_err(|error| error.to_string())?;
+    if age <= MOST_AGE { Ok(age) } else { Err("at most 24h".into()) }
 }
 
 fn budget(text: &str) -> Result<Duration, String> {

@@ -177,6 +177,9 @@ async fn in_process(args: &Mount, provider: &str, request: MountRequest) -> Resu
     for warning in &gathered.warnings {
         super::say_error(&format!("warning: {warning}"));
     }
+    for absent in &gathered.absent {
+        super::say_error(&format!("warning: {} is optional and does not exist in the store", absent.object));
+    }
     service::respond(&gathered, usize::MAX).map_err(|problem| Failed::outside(problem.to_string()))
 }
 

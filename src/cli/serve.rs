@@ -90,6 +90,9 @@ pub(super) fn engine(args: &Engine) -> Result<fetch::Settings, Failed> {
         start_max_age,
         repeat_max_age,
         pinned_max_age,
+        last_good_max_age,
+        last_good_default,
+        last_good_after,
         cache_bytes,
         max_sessions,
         reads_per_mount,
@@ -98,12 +101,21 @@ pub(super) fn engine(args: &Engine) -> Result<fetch::Settings, Failed> {
         mount_budget,
         ref policy,
     } = *args;
+    if last_good_default > last_good_max_age {
+        let [default, most] = [last_good_default, last_good_max_age].map(humantime::format_duration);
+        return Err(Failed::input(format!(
+            "--last-good-default {default} is more than --last-good-max-age {most}, which bounds every class"
+        )));
+    }
     let policy = policy.as_deref().map(|path| Policy::open(path, &backends::NAMES)).transpose();
     let policy = policy.map_err(Failed::input)?.map(Arc::new);
     Ok(fetch::Settings {
         start_max_age,
         repeat_max_age,
         pinned_max_age,
+        last_good_max_age,
+        last_good_default,
+        last_good_after,
         cache_bytes,
         sessions: max_sessions,
         reads_per_mount,

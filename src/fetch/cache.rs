@@ -3,7 +3,8 @@
 //! Invariants: keys are compared in full; a value counts as read at the moment its request was sent,
 //! so a waiter never gets an answer to a question older than it allows; a flight runs in a task of its
 //! own, so a cancelled caller cancels nobody else, and ends when nobody waits any more; errors go to
-//! those who wait and are then forgotten; dropped values are wiped by their own types.
+//! those who wait and are then forgotten; a value that is too old is served only to a caller who says so
+//! ([`Fallback`]) and only while no answer comes; dropped values are wiped by their own types.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::{Kind, Problem};
 
@@ -28,6 +29,17 @@ pub enum Served {
     Joined,
     /// A flight of this caller.
     Fetched,
+    /// Memory, as no answer came; read at that moment.
+    LastGood(Instant),
+}
+
+/// What a caller takes if its flight meets trouble that passes, or takes long.
+#[derive(Debug, Clone, Copy)]
+pub struct Fallback {
+    /// Age that the value may have then.
+    pub max_age: Duration,
+    /// When the caller turns to it, though the flight still waits.
+    pub until: Instant,
 }
 
 /// What a flight brought.
@@ -84,6 +96,10 @@ struct Kept<V> {
 struct Slot<V> {
     kept: Option<Kept<V>>,
     flight: Weak<Flight<V>>,
+    /// The flight that goes on though its waiters have turned to their fallback; one at a time.
+    behind: Weak<Flight<V>>,
+    /// Greatest age of a fallback: the value must live so long.
+    keep: Duration,
     used: u64,
 }
 
@@ -119,48 +135,74 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
     where
         F: Future<Output = Result<Started<V>, Problem>> + Send + 'static,
     {
-        self.get_by(key, max_age, |_| max_age, start).await
+        self.get_by(key, max_age, |_| max_age, None, start).await
     }
 
-    /// As [`Cache::get`], with an age that depends on the value.
+    /// As [`Cache::get`], with an age that depends on the value, and with a fallback.
     pub async fn get_by<F>(
         self: &Arc<Self>,
         key: K,
         max_age: Duration,
         accept: impl Fn(&V) -> Duration,
+        fallback: Option<Fallback>,
         start: impl FnOnce(Sent) -> F,
     ) -> Result<(Arc<V>, Served), Problem>
     where
         F: Future<Output = Result<Started<V>, Problem>> + Send + 'static,
     {
-        let (flight, served) = {
+        let (key, flight, served) = {
             let mut inner = self.lock();
             let key = inner.touch(key);
             let now = Instant::now();
             let slot = inner.slots.get_mut(&key).expect("touch made the slot");
+            slot.keep = slot.keep.max(fallback.map_or(Duration::ZERO, |fallback| fallback.max_age));
             if let Some(kept) = slot.kept.as_ref().filter(|kept| kept.serves(now, accept(&kept.value))) {
                 return Ok((kept.value.clone(), Served::Hit));
             }
             match slot.flight.upgrade().filter(|flight| flight.joins(now, max_age)) {
-                Some(flight) => (flight, Served::Joined),
+                Some(flight) => (key, flight, Served::Joined),
                 None => {
                     let epoch = inner.epoch;
                     let flight = self.launch(key.clone(), epoch, start);
                     if let Some(slot) = inner.slots.get_mut(&key) {
                         slot.flight = Arc::downgrade(&flight);
                     }
-                    (flight, Served::Fetched)
+                    (key, flight, Served::Fetched)
                 }
             }
         };
-        let mut outcome = flight.outcome.clone();
-        let answer = match outcome.wait_for(Option::is_some).await {
-            Ok(value) => value.clone(),
-            Err(_) => None,
-        };
-        match answer {
-            Some(result) => result.map(|value| (value, served)),
-            None => Err(Problem::new(Kind::Bug, "a shared read ended without an answer")),
+        let Some(fallback) = fallback else { return flight.answer().await.map(|value| (value, served)) };
+        let last_good = || self.last_good(&key, fallback.max_age);
+        // Whoever has a fallback does not wait for long. It may be forgotten meanwhile.
+        if last_good().is_some()
+            && timeout_at(fallback.until, flight.answer()).await.is_err()
+            && let Some(old) = last_good()
+        {
+            self.go_on(&key, flight);
+            return Ok(old);
+        }
+        match flight.answer().await {
+            Ok(value) => Ok((value, served)),
+            Err(problem) if problem.kind.passing() => last_good().ok_or(problem),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// The value for `key` if it was read at most `max_age` ago; at 0 never.
+    fn last_good(&self, key: &K, max_age: Duration) -> Option<(Arc<V>, Served)> {
+        let inner = self.lock();
+        let kept = inner.slots.get(key)?.kept.as_ref()?;
+        let good = kept.serves(Instant::now(), max_age);
+        good.then(|| (kept.value.clone(), Served::LastGood(kept.read_at)))
+    }
+
+    /// Lets a flight go on for those who come later: a store that is merely slow is heard at last.
+    fn go_on(&self, key: &K, flight: Arc<Flight<V>>) {
+        let mut inner = self.lock();
+        let Some(slot) = inner.slots.get_mut(key) else { return };
+        if slot.behind.strong_count() == 0 {
+            slot.behind = Arc::downgrade(&flight);
+            tokio::spawn(async move { flight.answer().await.map(|_| ()) });
         }
     }
 
@@ -213,13 +255,31 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
         }
     }
 
-    /// Drops values older than `max_age`, and slots that hold nothing.
+    /// Forgets the value for `key`; says whether there was one. A flight goes on.
+    pub fn forget(&self, key: &K) -> bool {
+        let mut inner = self.lock();
+        let kept = inner.slots.get_mut(key).and_then(|slot| slot.kept.take());
+        inner.weight -= kept.as_ref().map_or(0, |kept| kept.weight);
+        kept.is_some()
+    }
+
+    /// Forgets the values whose keys `which` names; flights go on.
+    pub fn forget_all(&self, which: impl Fn(&K) -> bool) {
+        let mut inner = self.lock();
+        let Inner { slots, weight, .. } = &mut *inner;
+        for (_, slot) in slots.iter_mut().filter(|(key, _)| which(key)) {
+            *weight -= slot.kept.take().map_or(0, |kept| kept.weight);
+        }
+    }
+
+    /// Drops values older than `max_age` and than any fallback allows, and slots that hold nothing.
     pub fn sweep(&self, max_age: Duration) {
         let now = Instant::now();
         let mut inner = self.lock();
         let Inner { slots, order, weight, .. } = &mut *inner;
         slots.retain(|_, slot| {
-            if let Some(old) = slot.kept.take_if(|kept| !kept.serves(now, max_age)) {
+            let most = max_age.max(slot.keep);
+            if let Some(old) = slot.kept.take_if(|kept| !kept.serves(now, most)) {
                 *weight -= old.weight;
             }
             let used = slot.kept.is_some() || slot.flight.strong_count() > 0;
@@ -272,6 +332,12 @@ fn keep<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static>(
     value
 }
 
+impl<V> Slot<V> {
+    fn empty() -> Self {
+        Self { kept: None, flight: Weak::new(), behind: Weak::new(), keep: Duration::ZERO, used: 0 }
+    }
+}
+
 impl<V> Kept<V> {
     fn serves(&self, now: Instant, max_age: Duration) -> bool {
         let young = !max_age.is_zero() && now.duration_since(self.read_at) <= max_age;
@@ -280,6 +346,15 @@ impl<V> Kept<V> {
 }
 
 impl<V> Flight<V> {
+    /// What it brings.
+    async fn answer(&self) -> Result<Arc<V>, Problem> {
+        let answer = match self.outcome.clone().wait_for(Option::is_some).await {
+            Ok(answer) => answer.clone(),
+            Err(_) => None,
+        };
+        answer.unwrap_or_else(|| Err(Problem::new(Kind::Bug, "a shared read ended without an answer")))
+    }
+
     /// Whether its answer will be fresh enough for someone who comes now.
     fn joins(&self, now: Instant, max_age: Duration) -> bool {
         let open = self.outcome.borrow().is_none();
@@ -299,7 +374,7 @@ impl<K: Eq + Hash, V> Inner<K, V> {
             }
             None => Arc::new(key),
         };
-        let slot = self.slots.entry(key.clone()).or_insert(Slot { kept: None, flight: Weak::new(), used: 0 });
+        let slot = self.slots.entry(key.clone()).or_insert_with(Slot::empty);
         slot.used = self.clock;
         self.order.insert(self.clock, key.clone());
         key
@@ -443,6 +518,37 @@ mod tests {
         let failed = cache.get(1, AGE, |_| async { panic!("made to panic") }).await;
         assert_eq!(failed.unwrap_err().kind, Kind::Bug);
         assert_eq!(*cache.get(1, AGE, |_| async { answer(2, 1) }).await.unwrap().0, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t12_a_value_lives_as_long_as_a_fallback_allows_within_the_bound() {
+        let cache = Arc::new(Cache::<u8, u32>::new(2));
+        let hour = Duration::from_secs(3600);
+        let get = async |key, age, brought: Result<u32, Kind>| {
+            let until = Instant::now() + AGE;
+            let fallback = Some(Fallback { max_age: age, until });
+            let start = |_| async move {
+                brought.map_err(|kind| Problem::new(kind, "no")).and_then(|value| answer(value, 1))
+            };
+            cache.get_by(key, AGE, |_| AGE, fallback, start).await.map_err(|problem| problem.kind)
+        };
+        get(1, hour, Ok(1)).await.unwrap();
+        get(2, Duration::ZERO, Ok(2)).await.unwrap();
+        let read_at = Instant::now();
+        tokio::time::advance(hour).await;
+        cache.sweep(AGE);
+        assert_eq!(cache.size(), (1, 1), "only the one with a fallback");
+        let (value, served) = get(1, hour, Err(Kind::Unavailable)).await.unwrap();
+        assert_eq!((*value, served), (1, Served::LastGood(read_at)));
+        assert_eq!(get(1, hour, Err(Kind::Denied)).await.unwrap_err(), Kind::Denied);
+        for key in [3, 4] {
+            get(key, hour, Ok(1)).await.unwrap();
+        }
+        assert_eq!(cache.size(), (2, 2));
+        assert_eq!(get(1, hour, Err(Kind::Unavailable)).await.unwrap_err(), Kind::Unavailable);
+        tokio::time::advance(hour + AGE).await;
+        cache.sweep(AGE);
+        assert_eq!(cache.size(), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

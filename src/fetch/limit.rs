@@ -37,6 +37,8 @@ pub struct Traffic {
     pub last_success: Option<Instant>,
     /// End and problem of the latest without.
     pub last_error: Option<(Instant, String)>,
+    /// When trouble that passes began: nothing else has been answered since.
+    pub down_since: Option<Instant>,
 }
 
 /// A store, as the operator's page shows it.
@@ -106,6 +108,8 @@ impl Limits {
             traffic.times.pop_front();
         }
         traffic.times.push_back(time);
+        let passing = problem.is_some_and(|problem| problem.kind.passing());
+        traffic.down_since = passing.then(|| traffic.down_since.unwrap_or(now));
         match text {
             Some(text) => {
                 traffic.failures += 1;
@@ -113,6 +117,13 @@ impl Limits {
             }
             None => traffic.last_success = Some(now),
         }
+    }
+
+    /// When trouble that passes began, and the latest of it.
+    pub fn down(&self, store: &str) -> Option<(Instant, String)> {
+        let stores = self.lock();
+        let traffic = &stores.get(store)?.traffic;
+        Some((traffic.down_since?, traffic.last_error.clone()?.1))
     }
 
     /// All stores, by name.

@@ -8,6 +8,7 @@ pub mod cache;
 pub mod limit;
 
 use std::collections::BTreeMap;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,12 +18,12 @@ use ring::hmac;
 use tokio::time::{Instant, sleep};
 
 use crate::backends::{Backend, Login};
-use crate::call::Occasion;
+use crate::call::{ClassAges, Occasion};
 use crate::error::{Kind, Problem, Retry};
-use crate::plan::{Credential, Plan, Reading};
+use crate::plan::{Answer, Credential, Plan, Reading};
 use crate::policy::Policy;
 use crate::telemetry::metrics::Metrics;
-use cache::{Cache, Served, Started};
+use cache::{Cache, Fallback, Served, Started};
 use limit::Limits;
 
 /// Bounds, ages and rules; every one is a flag of `serve`.
@@ -34,6 +35,12 @@ pub struct Settings {
     pub repeat_max_age: Duration,
     /// Age a value of a pinned version may have.
     pub pinned_max_age: Duration,
+    /// Age a last good value may have while its store is down, whatever a class says; zero is never.
+    pub last_good_max_age: Duration,
+    /// The same for classes that say nothing.
+    pub last_good_default: Duration,
+    /// Time that a mount gives the store before it takes last good values.
+    pub last_good_after: Duration,
     /// Bytes of values kept per backend.
     pub cache_bytes: usize,
     /// Sessions kept per backend.
@@ -58,6 +65,9 @@ impl Default for Settings {
             start_max_age: Duration::from_secs(2),
             repeat_max_age: Duration::from_secs(60),
             pinned_max_age: Duration::from_secs(600),
+            last_good_max_age: Duration::ZERO,
+            last_good_default: Duration::ZERO,
+            last_good_after: Duration::from_secs(3),
             cache_bytes: 16 << 20,
             sessions: 4096,
             reads_per_mount: 128,
@@ -85,13 +95,26 @@ pub struct Tally {
 
 impl Tally {
     fn count(&self, served: Served) {
-        match served {
+        let counter = match served {
             Served::Hit => &self.hits,
             Served::Joined => &self.joined,
             Served::Fetched => &self.requests,
-        }
-        .fetch_add(1, Ordering::Relaxed);
+            // Counted with the files that are made of them.
+            Served::LastGood(_) => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// How old the values of one mount may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Ages {
+    /// At most, where the store is not asked.
+    pub fresh: Duration,
+    /// At most, while the store is down; zero is never.
+    pub last_good: Duration,
+    /// When the mount has waited long enough for a store that may be down.
+    pub patience: Instant,
 }
 
 /// Keyed hash of what a caller presented. The key is random and lives as long as the process.
@@ -134,7 +157,35 @@ pub struct Identity {
 }
 
 type Sessions<B> = Cache<SessionKey<<B as Backend>::Target>, Session<<B as Backend>::Session>>;
-type Values<B> = Cache<ValueKey<<B as Backend>::Target, <B as Backend>::Read>, Reading>;
+type Values<B> = Cache<ValueKey<<B as Backend>::Target, <B as Backend>::Read>, Known>;
+
+/// What a store said of an object. That there is none is an answer as well: it ages like a value, so many
+/// volumes with an optional object that does not exist are still one read.
+enum Known {
+    Found(Arc<Reading>),
+    Missing(Problem),
+}
+
+impl Known {
+    fn new(result: Result<Reading, Problem>) -> Result<Started<Self>, Problem> {
+        let (value, weight) = match result {
+            Ok(reading) => {
+                let weight = reading.value.len() + reading.version.len();
+                (Self::Found(Arc::new(reading)), weight)
+            }
+            Err(problem) if problem.kind == Kind::NotFound => {
+                let weight = problem.what.len() + problem.hint.as_ref().map_or(0, String::len);
+                (Self::Missing(problem), weight)
+            }
+            Err(problem) => return Err(problem),
+        };
+        Ok(Started { value, weight: weight + ENTRY_OVERHEAD, lasts: Duration::MAX })
+    }
+
+    fn pinned(&self) -> bool {
+        matches!(self, Self::Found(reading) if reading.pinned)
+    }
+}
 
 /// The reads of one backend.
 pub struct Fetch<B: Backend> {
@@ -185,6 +236,11 @@ impl<B: Backend> Fetch<B> {
     /// The stores that were asked.
     pub fn stores(&self) -> Vec<limit::State> {
         self.limits.states()
+    }
+
+    /// Since when `store` is down, and its latest error.
+    pub fn down(&self, store: &str) -> Option<(Instant, String)> {
+        self.limits.down(store)
     }
 
     /// The identities that are logged in, by name.
@@ -253,10 +309,11 @@ impl<B: Backend> Fetch<B> {
         &self,
         plan: &Plan<B>,
         session: &Arc<Session<B::Session>>,
-        age: Duration,
+        ages: Ages,
         tally: &Tally,
-    ) -> Vec<Result<Arc<Reading>, Problem>> {
-        let reads: Vec<_> = plan.reads.iter().map(|read| self.one(plan, session, read, age, tally)).collect();
+    ) -> Vec<Result<Answer, Problem>> {
+        let reads: Vec<_> =
+            plan.reads.iter().map(|read| self.one(plan, session, read, ages, tally)).collect();
         stream::iter(reads).buffered(self.settings.reads_per_mount.max(1)).collect().await
     }
 
@@ -265,44 +322,112 @@ impl<B: Backend> Fetch<B> {
         plan: &Plan<B>,
         session: &Arc<Session<B::Session>>,
         read: &B::Read,
-        age: Duration,
+        ages: Ages,
         tally: &Tally,
-    ) -> Result<Arc<Reading>, Problem> {
-        let key = ValueKey {
+    ) -> Result<Answer, Problem> {
+        let key = || ValueKey {
             target: plan.target.clone(),
             principal: session.principal.clone(),
             read: read.clone(),
         };
-        let pinned_age = self.settings.pinned_max_age;
+        let (fresh, pinned) = (ages.fresh, self.settings.pinned_max_age);
         // A pinned value never changes, so it is as fresh as its last confirmation allows.
-        let accept =
-            |reading: &Reading| if reading.pinned && !age.is_zero() { pinned_age.max(age) } else { age };
-        let (reading, served) = self
-            .values
-            .get_by(key, age, accept, |sent| {
-                let (backend, session) = (self.backend.clone(), session.clone());
-                let (target, read, asking) = (plan.target.clone(), read.clone(), self.asking(&plan.read_at));
-                async move {
-                    let reading =
-                        asking.retrying(&sent, || backend.read(&target, &session.session, &read)).await?;
-                    let weight = reading.value.len() + reading.version.len() + ENTRY_OVERHEAD;
-                    Ok(Started { value: reading, weight, lasts: Duration::MAX })
-                }
-            })
-            .await?;
+        let accept = |known: &Known| {
+            if known.pinned() && !fresh.is_zero() { pinned.max(fresh) } else { fresh }
+        };
+        let fallback = Fallback { max_age: ages.last_good, until: ages.patience };
+        let fallback = (!ages.last_good.is_zero()).then_some(fallback);
+        let result = self.values.get_by(key(), fresh, accept, fallback, |sent| {
+            let (backend, session) = (self.backend.clone(), session.clone());
+            let (key, asking, values) = (key(), self.asking(&plan.read_at), self.values.clone());
+            async move {
+                let ask = || backend.read(&key.target, &session.session, &key.read);
+                let result = asking.retrying(&sent, ask).await;
+                Known::new(result).inspect_err(|problem| disown(&values, &key, problem.kind))
+            }
+        });
+        let (known, served) =
+            result.await.map_err(|problem| self.explained(problem, &plan.read_at, ages.last_good))?;
         tally.count(served);
-        Ok(reading)
+        let last_good = match served {
+            Served::LastGood(read_at) => Some(read_at),
+            Served::Hit | Served::Joined | Served::Fetched => None,
+        };
+        match (&*known, last_good) {
+            (Known::Found(reading), _) => Ok(Answer { reading: reading.clone(), last_good }),
+            (Known::Missing(problem), None) => Err(problem.clone()),
+            (Known::Missing(problem), Some(read_at)) => {
+                let (ago, hint) =
+                    (whole_seconds(read_at.elapsed()), problem.hint.as_deref().unwrap_or_default());
+                let hint = format!("{hint}; that was {ago} ago, and {} is in trouble now", plan.read_at);
+                Err(problem.clone().hint(hint))
+            }
+        }
     }
 
-    /// The age that a value may have.
-    pub fn max_age(&self, occasion: Occasion, class: Option<Duration>) -> Duration {
-        if let Some(age) = class {
+    /// Says of trouble that passes how long it lasts, and why no last good value helped (tracker T12).
+    fn explained(&self, mut problem: Problem, store: &str, last_good: Duration) -> Problem {
+        if !problem.kind.passing() {
+            return problem;
+        }
+        let why = if last_good.is_zero() {
+            let most = humantime::format_duration(self.settings.last_good_max_age);
+            format!(
+                "no last good value is allowed (lastGoodMaxAge of the class; --last-good-max-age is {most})"
+            )
+        } else {
+            let most = humantime::format_duration(last_good);
+            format!("no value that this identity read in the last {most} is in memory (lastGoodMaxAge)")
+        };
+        let hint = problem.hint.take().map_or(String::new(), |hint| format!("{hint}; "));
+        let down = self.down(store).map_or(String::new(), |(since, _)| {
+            let down = whole_seconds(since.elapsed());
+            format!("{store} has been in trouble for {down}, and ")
+        });
+        problem.hint(format!("{hint}{down}{why}"))
+    }
+
+    /// The ages that values may have in a mount that has logged in now and may take `left`.
+    pub fn ages(&self, occasion: Occasion, class: ClassAges, left: Duration) -> Ages {
+        let Settings { start_max_age, repeat_max_age, last_good_max_age, last_good_default, .. } =
+            self.settings;
+        if let Some(age) = class.max_age {
             self.class_age.fetch_max(age.as_secs() + 1, Ordering::Relaxed);
         }
-        match occasion {
-            Occasion::First => self.settings.start_max_age,
-            Occasion::Repeat => class.unwrap_or(self.settings.repeat_max_age),
+        Ages {
+            fresh: match occasion {
+                Occasion::First => start_max_age,
+                Occasion::Repeat => class.max_age.unwrap_or(repeat_max_age),
+            },
+            last_good: class.last_good.unwrap_or(last_good_default).min(last_good_max_age),
+            patience: Instant::now() + self.settings.last_good_after.min(left / 2),
         }
+    }
+}
+
+/// A time for people.
+pub fn whole_seconds(time: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(time.as_secs()))
+}
+
+/// Forgets what a store has refused, so that no later outage brings it back. An identity that has lost one
+/// of its objects has perhaps lost all. A refusal of what it never had tells nothing: or else whoever
+/// shares the identity could spoil the outage of the others.
+fn disown<T, R>(values: &Arc<Cache<ValueKey<T, R>, Known>>, key: &ValueKey<T, R>, kind: Kind)
+where
+    ValueKey<T, R>: Eq + Hash + Send + Sync + 'static,
+    T: Eq,
+{
+    let lost = match kind {
+        Kind::Unauthenticated => true,
+        Kind::Denied => values.forget(key),
+        // Replaces the value that was kept.
+        Kind::NotFound => false,
+        Kind::Config | Kind::Refused | Kind::Shape | Kind::Bug => false,
+        Kind::Throttled | Kind::Unavailable | Kind::Deadline => false,
+    };
+    if lost {
+        values.forget_all(|other| other.principal == key.principal && other.target == key.target);
     }
 }
 

@@ -235,6 +235,7 @@ async fn azure_13_refusals_keep_the_words_people_search_for() {
     }
     assert_eq!(missing.kind(), Kind::NotFound);
     store.vault("shopkv").deny(Some(CLIENT), Some(Object::Secrets), None, Denial::Rbac);
+    backend.forget();
     let denied = mount(&backend, &call(MACHINE, &objects(&["db-pass"]), None)).await.unwrap_err();
     let text = denied.to_string();
     for fragment in ["RESPONSE 403", "ERROR CODE: Forbidden", "ForbiddenByRbac", "Key Vault Secrets User"] {

@@ -1,13 +1,13 @@
 //! Two identities never share: whatever is mounted, changed, refused and repeated in whatever order, an
 //! answer holds only what the store gives to the principal that the presented token proves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyferry::backends::{Backend, Login};
 use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
-use keyferry::error::{Kind, Problem, Problems, Spot};
+use keyferry::error::{Kind, Problem, Problems, Retry, Spot};
 use keyferry::fetch::{Settings, Tally};
 use keyferry::gather::{Gather, Store};
 use keyferry::path::{Mode, RelPath};
@@ -16,15 +16,29 @@ use keyferry::policy::Reach;
 use keyferry::secret::{SecretBytes, SecretText};
 use proptest::prelude::*;
 
-/// What the store knows: who each token is, and how often each value was changed.
+/// What the store knows: who each token is, and how often each value was changed; and its troubles.
 #[derive(Default)]
-struct World {
-    accepted: BTreeMap<String, usize>,
-    version: usize,
+pub(crate) struct World {
+    pub accepted: BTreeMap<String, usize>,
+    pub version: usize,
+    /// Principals that may read nothing.
+    pub refused: BTreeSet<usize>,
+    /// Whether reads are answered as if with 503.
+    pub down: bool,
+    /// Whether logins are.
+    pub login_down: bool,
+    /// Time of a read.
+    pub latency: Duration,
+    /// Reads that were begun.
+    pub reads: usize,
 }
 
 /// A store whose values name their reader.
-struct Mirror(Arc<Mutex<World>>);
+pub(crate) struct Mirror(pub Arc<Mutex<World>>);
+
+fn down() -> Problem {
+    Problem::new(Kind::Unavailable, "503").retry(Retry::After(None))
+}
 
 impl Backend for Mirror {
     const NAME: &'static str = "mirror";
@@ -65,14 +79,30 @@ impl Backend for Mirror {
     async fn login(&self, _: &String, credential: &Credential) -> Result<Login<usize>, Problem> {
         let Credential::Token(token) = credential else { unreachable!("plans give tokens") };
         tokio::task::yield_now().await;
-        let who = self.0.lock().unwrap().accepted.get(token.expose()).copied();
+        let who = {
+            let world = self.0.lock().unwrap();
+            if world.login_down {
+                return Err(down());
+            }
+            world.accepted.get(token.expose()).copied()
+        };
         let who = who.ok_or_else(|| Problem::new(Kind::Unauthenticated, "unknown token"))?;
         Ok(Login { session: who, principal: format!("p{who}"), lasts: Duration::from_secs(600) })
     }
 
     async fn read(&self, target: &String, who: &usize, read: &String) -> Result<Reading, Problem> {
-        tokio::task::yield_now().await;
-        let version = self.0.lock().unwrap().version;
+        let (version, down_now, latency, refused) = {
+            let mut world = self.0.lock().unwrap();
+            world.reads += 1;
+            (world.version, world.down, world.latency, world.refused.contains(who))
+        };
+        tokio::time::sleep(latency).await;
+        if down_now {
+            return Err(down());
+        }
+        if refused || read == "forbidden" {
+            return Err(Problem::new(Kind::Denied, "403"));
+        }
         let value = SecretBytes::from(format!("{target} {read} p{who}"));
         Ok(Reading { value, version: version.to_string(), form: Form::Plain, pinned: read == "pinned" })
     }
@@ -88,6 +118,10 @@ enum Step {
     Wait(u64),
     /// The operator asks for fresh values.
     Forget,
+    /// The store goes down, or comes back.
+    Down(bool),
+    /// A principal loses its rights, or has them again.
+    Refuse(usize, bool),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -98,6 +132,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             1 => Just(Step::Change),
             1 => (0..5000_u64).prop_map(Step::Wait),
             1 => Just(Step::Forget),
+            1 => any::<bool>().prop_map(Step::Down),
+            1 => (0..2_usize, any::<bool>()).prop_map(|(who, on)| Step::Refuse(who, on)),
         ],
         1..20,
     )
@@ -121,13 +157,18 @@ fn call(token: u8, target: u8, object: u8, repeat: bool) -> Call {
 async fn play(steps: Vec<Step>) {
     // Tokens 0 and 1 are of one principal, 2 and 3 of another, 4 and 5 of nobody.
     let accepted = (0..4_usize).map(|n| (format!("t{n}"), n / 2)).collect();
-    let world = Arc::new(Mutex::new(World { accepted, version: 0 }));
-    let store = Arc::new(Store::new(Mirror(world.clone()), &Settings::default()));
+    let world = Arc::new(Mutex::new(World { accepted, ..World::default() }));
+    let minute = Duration::from_secs(60);
+    let settings = Settings { last_good_max_age: minute, last_good_default: minute, ..Settings::default() };
+    let store = Arc::new(Store::new(Mirror(world.clone()), &settings));
     for step in steps {
         match step {
             Step::Change => world.lock().unwrap().version += 1,
             Step::Wait(ms) => tokio::time::advance(Duration::from_millis(ms)).await,
             Step::Forget => store.forget(),
+            Step::Down(down) => world.lock().unwrap().down = down,
+            Step::Refuse(who, true) => drop(world.lock().unwrap().refused.insert(who)),
+            Step::Refuse(who, false) => drop(world.lock().unwrap().refused.remove(&who)),
             Step::Mounts(mounts) => {
                 let mounts = mounts.into_iter().map(|(token, target, object, repeat)| {
                     let store = store.clone();
@@ -148,7 +189,15 @@ async fn play(steps: Vec<Step>) {
                         continue;
                     }
                     let want = format!("s{target} {object} p{}", token / 2);
-                    assert_eq!(got.unwrap().files[0].contents.expose(), want.as_bytes());
+                    let world = world.lock().unwrap();
+                    match got {
+                        Ok(got) => assert_eq!(got.files[0].contents.expose(), want.as_bytes()),
+                        Err(problems) if world.down => assert_eq!(problems.kind(), Kind::Unavailable),
+                        Err(problems) => {
+                            assert_eq!(problems.kind(), Kind::Denied);
+                            assert!(world.refused.contains(&usize::from(token / 2)));
+                        }
+                    }
                 }
             }
         }

@@ -10,6 +10,7 @@ mod http;
 mod identities;
 mod layers;
 mod operator;
+mod outage;
 mod proto;
 mod server;
 #[path = "../standins/mod.rs"]
