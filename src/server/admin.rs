@@ -102,6 +102,7 @@ fn take_over(pages: &Pages, metrics: &Metrics) {
         let (entries, bytes) = backend.kept();
         metrics.kept(backend.name(), entries, bytes);
         metrics.volumes(backend.name(), volumes.served());
+        metrics.last_good_age(backend.name(), volumes.last_good_age());
         let backend = backend.name();
         let class = |(namespace, class, at)| (Class { backend, namespace, class }, at);
         classes.extend(volumes.classes().into_iter().map(class));

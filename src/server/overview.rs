@@ -99,6 +99,8 @@ pub struct Volume {
     pub asked: f64,
     /// Time since the last success.
     pub success: Option<f64>,
+    /// Age of its oldest value, if it has them only because the store is down.
+    pub last_good: Option<f64>,
     /// Time until a call makes us ask the store; 0 if the next one does.
     pub refresh: f64,
     /// The last failure.
@@ -208,6 +210,7 @@ fn volume(backend: &'static str, view: View, now: Instant) -> Volume {
         age: ago(now, view.since),
         asked: ago(now, view.asked),
         success: view.success.map(|(at, _)| ago(now, at)),
+        last_good: view.last_good.map(|read_at| ago(now, read_at)),
         refresh: view.read.map_or(0.0, |read| rest(now, read + view.max_age)),
         error: view.error.map(|(at, kind, text)| Failure {
             ago: ago(now, at),

@@ -162,6 +162,10 @@ fn volume(page: &mut String, volume: &Volume, open: bool) -> std::fmt::Result {
     )?;
     objects(page, volume)?;
     let success = volume.success.map_or("never".to_owned(), |ago| format!("{} ago", time(ago)));
+    let success = match volume.last_good {
+        Some(age) => format!("{success}, <strong class=\"bad\">with values {} old</strong>", time(age)),
+        None => success,
+    };
     let refresh = match volume.refresh {
         rest if rest > 0.0 => format!("in {}", time(rest)),
         _ => "at the next call".to_owned(),
@@ -296,6 +300,7 @@ mod tests {
             age: 1.0,
             asked: 1.0,
             success: None,
+            last_good: Some(90.0),
             refresh: 0.0,
             error: Some(Failure { ago: 1.0, kind: Some("denied"), text: bad.into() }),
         }
@@ -334,6 +339,7 @@ mod tests {
     #[test]
     fn hostile_names_stay_text() {
         let page = html(&overview((0..3).map(hostile).collect()));
+        assert!(page.contains("with values 90 s old"));
         for tag in ["<script", "<img", "onerror=alert(1)>"] {
             assert!(!page.contains(tag), "{tag}");
         }

@@ -16,7 +16,7 @@ use super::volumes::{self, Outcome, Volumes};
 use crate::call::{Call, Occasion};
 use crate::error::{Kind, Problem, Problems};
 use crate::fetch::Tally;
-use crate::gather::{Gather, Gathered};
+use crate::gather::{Absent, Gather, Gathered, LastGood};
 use crate::proto::csi_driver_provider_server::CsiDriverProvider;
 use crate::proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
 use crate::telemetry::metrics::{Metrics, Mounted};
@@ -73,11 +73,16 @@ impl Provider {
         call.occasion = occasion;
         let tally = Tally::default();
         let result = self.gather(&call, &tally).await;
+        let (result, last_good) = match result {
+            Ok((response, last_good)) => (Ok(response), last_good),
+            Err(problems) => (Err(problems), None),
+        };
         let seat = Seat { sync: volume.is_none(), mounted_before };
         self.report(&call, &seat, &tally, &result, start);
         let outcome = match &result {
             Ok(response) => Outcome::Mounted {
                 objects: &response.object_version,
+                last_good,
                 asked_store: tally.requests.load(Ordering::Relaxed) + tally.joined.load(Ordering::Relaxed)
                     > 0,
             },
@@ -87,14 +92,32 @@ impl Provider {
         result.map_err(|problems| status::of(&problems))
     }
 
-    async fn gather(&self, call: &Call, tally: &Tally) -> Result<MountResponse, Problems> {
+    /// The answer, and when the oldest value in it was read if a store is down.
+    async fn gather(&self, call: &Call, tally: &Tally) -> Result<(MountResponse, Option<Instant>), Problems> {
         let gathered = self.backend.gather(call, tally).await?;
         for warning in &gathered.warnings {
             tracing::warn!(backend = self.backend.name(), class = call.class_name(), "{warning}");
         }
-        respond(&gathered, self.most_bytes).map_err(|problem| {
+        let response = respond(&gathered, self.most_bytes).map_err(|problem| {
             Problems::from(problem).of("", self.backend.name(), call.class_name().as_deref())
-        })
+        })?;
+        self.tell(call, &gathered);
+        Ok((response, gathered.last_good.map(|old| old.read_at)))
+    }
+
+    /// Says what an answer lacks, though it is one: each use is a line and a count (tracker T08, T12).
+    fn tell(&self, call: &Call, gathered: &Gathered) {
+        let (backend, pod) = (self.backend.name(), format!("{}/{}", call.pod.namespace, call.pod.name));
+        let class = call.class.as_deref().unwrap_or("");
+        for Absent { object, given } in &gathered.absent {
+            self.metrics.optional_missing(backend, *given);
+            tracing::warn!(backend, pod, class, object, default = given, "an optional object is missing");
+        }
+        if let Some(LastGood { objects, read_at, store }) = &gathered.last_good {
+            self.metrics.last_good(backend, *objects);
+            let age = read_at.elapsed().as_secs();
+            tracing::warn!(backend, pod, class, objects, age, store, "served last good values");
+        }
     }
 
     fn report(
@@ -153,6 +176,14 @@ impl Provider {
     }
 }
 
+/// File of a volume that would have none, as all its objects are optional and missing.
+///
+/// An answer without files means "write nothing, keep what is there" (driver.md 4): the file of an object
+/// that is gone would stay. And drivers after 1.6.0 take an empty volume for one that is not mounted, and
+/// mount over it where the running pod never looks again.
+pub const EMPTY: &str = ".keyferry-empty";
+const EMPTY_TEXT: &str = "No object of this volume exists in the store now; all of them are optional.\n";
+
 /// Builds the answer, unless it is more than the driver accepts (driver.md 1.3).
 pub(crate) fn respond(gathered: &Gathered, most: usize) -> Result<MountResponse, Problem> {
     let size: usize = gathered.files.iter().map(|file| file.contents.len()).sum();
@@ -173,7 +204,7 @@ pub(crate) fn respond(gathered: &Gathered, most: usize) -> Result<MountResponse,
     if gathered.versions.is_empty() {
         return Err(Problem::config("the class selects no object").hint("list one object at least"));
     }
-    let response = MountResponse {
+    let mut response = MountResponse {
         object_version: gathered
             .versions
             .iter()
@@ -190,6 +221,10 @@ pub(crate) fn respond(gathered: &Gathered, most: usize) -> Result<MountResponse,
             })
             .collect(),
     };
+    if response.files.is_empty() {
+        let contents = EMPTY_TEXT.as_bytes().into();
+        response.files.push(File { path: EMPTY.to_owned(), mode: 0o644, contents });
+    }
     let encoded = response.encoded_len();
     if encoded > most { Err(too_large(encoded)) } else { Ok(response) }
 }

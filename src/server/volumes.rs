@@ -49,6 +49,8 @@ pub struct View {
     pub success: Option<(Instant, SystemTime)>,
     /// Last success for which the store was asked.
     pub read: Option<Instant>,
+    /// When the oldest of its values was read, if it has them only because the store is down.
+    pub last_good: Option<Instant>,
     /// Age that its values may have in a repeat.
     pub max_age: Duration,
     /// Last failure: when, its kind, its text.
@@ -73,6 +75,13 @@ impl View {
         now.duration_since(self.asked) > GONE
     }
 
+    /// When its values were last known to be good.
+    fn good_at(&self) -> Option<SystemTime> {
+        let (mounted, at) = self.success?;
+        let age = self.last_good.map_or(Duration::ZERO, |read_at| mounted.duration_since(read_at));
+        at.checked_sub(age)
+    }
+
     fn note(&mut self, call: &Call, outcome: &Outcome<'_>) {
         let now = Instant::now();
         self.asked = now;
@@ -80,8 +89,9 @@ impl View {
             self.pod.clone_from(&call.pod.name);
         }
         match outcome {
-            Outcome::Mounted { objects, asked_store } => {
+            Outcome::Mounted { objects, asked_store, last_good } => {
                 self.success = Some((now, SystemTime::now()));
+                self.last_good = *last_good;
                 if *asked_store || self.read.is_none() {
                     self.read = Some(now);
                 }
@@ -113,6 +123,8 @@ pub enum Outcome<'a> {
         objects: &'a [ObjectVersion],
         /// Whether the store was asked for any of them.
         asked_store: bool,
+        /// When the oldest value was read, where the store is down.
+        last_good: Option<Instant>,
     },
     /// With problems.
     Failed(&'a Problems),
@@ -206,15 +218,25 @@ impl Volumes {
         self.lock().seen.values().filter(served).count()
     }
 
+    /// Age of the oldest value that a volume which is still asked for has only because a store is down.
+    pub fn last_good_age(&self) -> Duration {
+        let now = Instant::now();
+        let inner = self.lock();
+        let views = inner.seen.values().map(|seen| &seen.view).filter(|view| !view.gone(now));
+        let read_at = views.filter_map(|view| view.last_good).min();
+        read_at.map_or(Duration::ZERO, |read_at| now.duration_since(read_at))
+    }
+
     /// When each class that is still asked for was last mounted, in seconds since 1970: only those that
-    /// ever were, so that failing mounts with names of their own add nothing.
+    /// ever were, so that failing mounts with names of their own add nothing. While a store is down, it
+    /// is when the values were read.
     pub fn classes(&self) -> Vec<(String, String, f64)> {
         let now = Instant::now();
         let inner = self.lock();
         let mut classes: BTreeMap<(&str, &str), (Option<SystemTime>, bool)> = BTreeMap::new();
         for view in inner.seen.values().map(|seen| &seen.view) {
             let (success, asked) = classes.entry((&view.namespace, &view.class)).or_default();
-            *success = (*success).max(view.success.map(|(_, at)| at));
+            *success = (*success).max(view.good_at());
             *asked |= !view.gone(now);
         }
         let told = classes.into_iter().filter(|(_, (_, asked))| *asked);
@@ -240,6 +262,7 @@ fn first(call: &Call, repeat_max_age: Duration) -> View {
         asked: now,
         success: None,
         read: None,
+        last_good: None,
         max_age: max_age(call, repeat_max_age),
         error: None,
         count: 0,
@@ -295,7 +318,7 @@ mod tests {
 
     fn mounted(volumes: &Volumes, n: usize, class: &str) {
         let objects = [ObjectVersion { id: "secret/db".into(), version: "1".into() }];
-        let outcome = Outcome::Mounted { objects: &objects, asked_store: false };
+        let outcome = Outcome::Mounted { objects: &objects, asked_store: false, last_good: None };
         volumes.note(Some(volume(n)), &call(class), [0; 32], &outcome);
     }
 
@@ -355,6 +378,21 @@ mod tests {
         assert!(volumes.views().iter().any(|view| view.class == "good" && view.failing()));
         tokio::time::advance(GONE + Duration::from_secs(1)).await;
         assert_eq!((classes(), volumes.served()), (Vec::new(), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn t12_last_good_values_do_not_make_a_class_younger() {
+        let volumes = volumes(10);
+        mounted(&volumes, 1, "c");
+        let (read_at, at) = (Instant::now(), volumes.classes()[0].2);
+        tokio::time::advance(Duration::from_secs(300)).await;
+        let outcome = Outcome::Mounted { objects: &[], asked_store: false, last_good: Some(read_at) };
+        volumes.note(Some(volume(1)), &call("c"), [0; 32], &outcome);
+        assert_eq!(volumes.last_good_age(), Duration::from_secs(300));
+        // The clock of the wall has not moved, the values are 300 s older than the mount.
+        assert!(volumes.classes()[0].2 < at - 299.0);
+        mounted(&volumes, 1, "c");
+        assert_eq!(volumes.last_good_age(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

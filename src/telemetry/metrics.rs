@@ -30,6 +30,12 @@ struct Source {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Missing {
+    backend: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Backend {
     backend: &'static str,
 }
@@ -75,6 +81,9 @@ pub struct Metrics {
     store_seconds: Family<Backend, Histogram, fn() -> Histogram>,
     volumes: Family<Backend, Gauge>,
     classes: Family<Class, Gauge<f64, AtomicU64>>,
+    optional_missing: Family<Missing, Counter>,
+    last_good: Family<Backend, Counter>,
+    last_good_age: Family<Backend, Gauge<f64, AtomicU64>>,
     policy: Gauge,
     /// Held while values that are taken over at a scrape are set and read.
     scrape: Mutex<()>,
@@ -114,6 +123,9 @@ impl Metrics {
             store_seconds: Family::new_with_constructor(histogram),
             volumes: Family::default(),
             classes: Family::default(),
+            optional_missing: Family::default(),
+            last_good: Family::default(),
+            last_good_age: Family::default(),
             policy: Gauge::default(),
             scrape: Mutex::default(),
         };
@@ -141,6 +153,12 @@ impl Metrics {
         r.register("volumes", "Mounted volumes that the driver still asks for", self.volumes.clone());
         let help = "When a class that is still asked for was last mounted with success";
         r.register("class_last_success_timestamp_seconds", help, self.classes.clone());
+        let help = "Optional objects that the store does not have, by what stands in";
+        r.register("optional_missing", help, self.optional_missing.clone());
+        let help = "Objects served as last read, because a store is down";
+        r.register("last_good", help, self.last_good.clone());
+        let help = "Age of the oldest value that a volume holds only because a store is down";
+        r.register("last_good_age_seconds", help, self.last_good_age.clone());
         r.register("cached_values", "Values in memory", self.cached.clone());
         r.register("cached_bytes", "Bytes of the values in memory, with overhead", self.bytes.clone());
         r.register("connections_opened", "Connections to stores", self.opened.clone());
@@ -167,6 +185,22 @@ impl Metrics {
         let result = kind.map_or("ok", Kind::name);
         self.store_requests.get_or_create(&Result { backend, result }).inc();
         self.store_seconds.get_or_create(&Backend { backend }).observe(time.as_secs_f64());
+    }
+
+    /// Counts an optional object that the store does not have; `given` is whether its default stands in.
+    pub fn optional_missing(&self, backend: &'static str, given: bool) {
+        let outcome = if given { "default" } else { "skipped" };
+        self.optional_missing.get_or_create(&Missing { backend, outcome }).inc();
+    }
+
+    /// Counts objects that were served as last read.
+    pub fn last_good(&self, backend: &'static str, objects: usize) {
+        self.last_good.get_or_create(&Backend { backend }).inc_by(objects as u64);
+    }
+
+    /// Sets the age of the oldest value that a volume was given because a store is down; else zero.
+    pub fn last_good_age(&self, backend: &'static str, age: Duration) {
+        self.last_good_age.get_or_create(&Backend { backend }).set(age.as_secs_f64());
     }
 
     /// Sets how many volumes a backend serves.

@@ -237,6 +237,47 @@ async fn the_page_and_the_status_tell_volumes_and_no_values() {
     assert_eq!(http(admin, "GET / HTTP/1.1\r\nHost: evil.test").0, 421);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t12_the_node_s_page_and_metrics_tell_of_last_good_values() {
+    let dir = fresh();
+    let flags = ["--last-good-max-age", "1h", "--last-good-default", "1h", "--start-max-age", "0"];
+    let server = Server::start(dir.path(), "log", &flags);
+    let admin = server.address("admin");
+    let age = || {
+        let text = get(admin, "/metrics").1;
+        let head = "keyferry_last_good_age_seconds{backend=\"local\"} ";
+        text.lines().find_map(|line| line.strip_prefix(head)?.parse::<f64>().ok()).unwrap()
+    };
+    let shown = || get(admin, "/status.json").1.contains("\"last_good\":null");
+    mount(dir.path(), "shop", "p1", "c", "- name: db").await.unwrap();
+    assert_eq!((age(), shown()), (0.0, true));
+    std::fs::rename(dir.path().join("root"), dir.path().join("away")).unwrap();
+    let answer = mount(dir.path(), "shop", "p2", "c", "- name: db").await.unwrap();
+    assert_eq!(answer.files[0].contents.as_ref(), b"marker-value");
+    assert!(answer.object_version[0].version.ends_with("+last-good"));
+    assert!(age() > 0.0);
+    let page = get(admin, "/").1;
+    assert!(page.contains("with values 0 s old"), "{page}");
+    std::fs::rename(dir.path().join("away"), dir.path().join("root")).unwrap();
+    mount(dir.path(), "shop", "p2", "c", "- name: db").await.unwrap();
+    mount(dir.path(), "shop", "p1", "d", "- name: db").await.unwrap();
+    assert_eq!((age(), shown()), (0.0, true), "all is fresh again");
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("served last good values")).unwrap();
+    for part in ["shop/p2", "class=\"c\"", "objects=1", "age=0", "cannot open the local root"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
+#[test]
+fn t12_a_default_above_the_bound_is_refused_at_the_start() {
+    let dir = fresh();
+    let flags = ["--last-good-max-age", "30m", "--last-good-default", "1h"];
+    let mut server = Server::start(dir.path(), "log", &flags);
+    assert_eq!(server.code(), Some(2));
+    assert!(server.log().contains("--last-good-default 1h is more than --last-good-max-age 30m"));
+}
+
 /// Names of all metrics, as Prometheus sees them: counters with `_total`, infos with `_info`.
 fn exported() -> BTreeSet<String> {
     let metrics = Metrics::new(true);
@@ -249,6 +290,9 @@ fn exported() -> BTreeSet<String> {
     metrics.volumes("azure", 1);
     metrics.classes([(Class { backend: "azure", namespace: "n".into(), class: "c".into() }, 1.0)]);
     metrics.policy(true);
+    metrics.optional_missing("azure", true);
+    metrics.last_good("azure", 1);
+    metrics.last_good_age("azure", Duration::ZERO);
     let name = |line: &str| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         Some(match kind {
