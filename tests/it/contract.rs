@@ -8,14 +8,22 @@ use keyferry::fetch;
 use keyferry::gather::Gather;
 use keyferry::http::Http;
 use keyferry::policy::Policy;
+use keyferry::server::service;
 use tonic::Code;
 
-use crate::standins::azure::content::{Denial, Kind};
+use crate::standins::azure::content::{Denial, Identity, Kind, Managed};
 use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
+use crate::standins::faults::Fault;
 use crate::support::azure::{client, secret, start};
 use crate::support::driver::Driver;
+use crate::support::log;
 
 const LONG: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+/// An identity besides [`CLIENT`].
+const OTHER: &str = "33333333-3333-4333-8333-333333333333";
+
+type Class = Vec<(&'static str, String)>;
 
 /// A store of one kind that holds what it is told, and how a class of its dialect asks for objects.
 trait Fixture: Sync {
@@ -23,8 +31,12 @@ trait Fixture: Sync {
     fn put(&self, name: &str, value: &str);
     fn remove(&self, name: &str);
     fn deny(&self, name: &str);
+    /// Lets every read fail as if the store were down, while identities can be proven; or no longer.
+    fn down(&self, down: bool);
     /// Parameters of a class that wants `names`, each as a file of that name.
-    fn class(&self, names: &[&str]) -> Vec<(&'static str, String)>;
+    fn class(&self, names: &[&str]) -> Class;
+    /// The same for another identity, if the store knows several.
+    fn as_other(&self, class: &Class) -> Option<Class>;
 }
 
 struct Azure(AzureStandIn);
@@ -47,7 +59,19 @@ impl Fixture for Azure {
         self.0.vault("shopkv").deny(Some(CLIENT), Some(Kind::Secrets), None, Denial::Rbac);
     }
 
-    fn class(&self, names: &[&str]) -> Vec<(&'static str, String)> {
+    fn down(&self, down: bool) {
+        self.0.clear_faults();
+        if down {
+            self.0.fault(Fault::status(503).host("shopkv.vault.azure.net").times(u32::MAX));
+        }
+    }
+
+    fn as_other(&self, class: &Class) -> Option<Class> {
+        let client = |value: &String| value.replace(CLIENT, OTHER);
+        Some(class.iter().map(|(key, value)| (*key, client(value))).collect())
+    }
+
+    fn class(&self, names: &[&str]) -> Class {
         let entries: Vec<_> =
             names.iter().map(|n| format!("- {{objectName: {n}, objectType: secret}}")).collect();
         vec![
@@ -89,18 +113,74 @@ impl Fixture for Local {
         std::os::unix::fs::symlink(self.outside.path().join(name), self.root.path().join(name)).unwrap();
     }
 
-    fn class(&self, names: &[&str]) -> Vec<(&'static str, String)> {
+    fn down(&self, down: bool) {
+        let away = self.root.path().with_extension("away");
+        let (from, to) = if down { (self.root.path(), &*away) } else { (&*away, self.root.path()) };
+        std::fs::rename(from, to).unwrap();
+    }
+
+    fn as_other(&self, _: &Class) -> Option<Class> {
+        None
+    }
+
+    fn class(&self, names: &[&str]) -> Class {
         vec![("objects", names.iter().map(|name| format!("- {{name: {name}}}\n")).collect())]
     }
 }
 
 async fn fixtures() -> Vec<Box<dyn Fixture>> {
     let local = Local { root: tempfile::tempdir().unwrap(), outside: tempfile::tempdir().unwrap() };
-    vec![Box::new(Azure(start().await)), Box::new(local)]
+    let azure = start().await;
+    azure.identity(Identity::new(OTHER).managed(Managed::User));
+    vec![Box::new(Azure(azure)), Box::new(local)]
+}
+
+/// Adds `fields` to the entry of `name`, in either dialect.
+fn with(mut class: Class, name: &str, fields: &str) -> Class {
+    for (_, objects) in class.iter_mut().filter(|(key, _)| *key == "objects") {
+        let at = objects.find(&format!("ame: {name}")).unwrap();
+        let open = objects[..at].rfind('{').unwrap();
+        objects.insert_str(open + 1, &format!("{fields}, "));
+    }
+    class
+}
+
+/// Adds a parameter to a class.
+fn and(class: &Class, key: &'static str, value: &str) -> Class {
+    class.iter().cloned().chain([(key, value.to_owned())]).collect()
 }
 
 async fn driver(fixture: &dyn Fixture) -> Driver {
     Driver::start(fixture.backend(&fetch::Settings { tries: 1, ..fetch::Settings::default() })).await
+}
+
+/// Paths and contents, and versions.
+type Answered = (Vec<(String, String)>, Vec<String>);
+
+/// As [`mount`], where files may be missing.
+async fn answer(driver: &Driver, pod: &str, class: &Class) -> Result<Answered, tonic::Status> {
+    let class: Vec<_> = class.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let answer = driver.mount(pod, &class, LONG).await?;
+    let text = |contents: &[u8]| String::from_utf8_lossy(contents).into_owned();
+    let files = answer.files.iter().map(|file| (file.path.clone(), text(&file.contents)));
+    Ok((files.collect(), answer.object_version.into_iter().map(|object| object.version).collect()))
+}
+
+/// The paths of an answer.
+async fn paths(driver: &Driver, pod: &str, class: &Class) -> Vec<String> {
+    answer(driver, pod, class).await.unwrap().0.into_iter().map(|(path, _)| path).collect()
+}
+
+/// Whether a line of the log has all of `parts`.
+fn logged(parts: &[&str]) -> bool {
+    log::text().lines().any(|line| parts.iter().all(|part| line.contains(part)))
+}
+
+/// Lets simulated time pass, for whatever runs on this thread.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 type Mounted = Result<Vec<(String, Vec<u8>)>, tonic::Status>;
@@ -278,5 +358,160 @@ async fn a_mount_that_the_policy_refuses_asks_nobody_and_leaves_nothing() {
             status.message().contains("no rule is for namespace \"shop\""),
             "not even from memory: {status:?}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_a_missing_optional_object_is_left_out_counted_and_logged() {
+    log::capture();
+    for fixture in fixtures().await {
+        fixture.put("db", "x");
+        fixture.put("api", "y");
+        let driver = driver(&*fixture).await;
+        let class = with(fixture.class(&["db", "gone", "api"]), "gone", "optional: true");
+        let (files, versions) = answer(&driver, "t08-p", &class).await.unwrap();
+        let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+        assert_eq!(files, [file("db", "x"), file("api", "y")]);
+        assert_eq!((versions.len(), versions[1].as_str()), (3, "absent"));
+        let count = |outcome: &str| {
+            let (text, line) = (driver.metrics.text(), format!("outcome=\"{outcome}\"}} 1"));
+            text.contains("keyferry_optional_missing_total{") && text.contains(&line)
+        };
+        assert!(count("skipped"), "{}", driver.metrics.text());
+        assert!(logged(&["an optional object is missing", "shop/t08-p", "class=\"vault\"", "secret/gone"]));
+        let class = with(fixture.class(&["db", "gone"]), "gone", "optional: true, default: fallback");
+        let (files, versions) = answer(&driver, "p2", &class).await.unwrap();
+        assert_eq!(files, [file("db", "x"), file("gone", "fallback")]);
+        assert!(versions[1].starts_with("default-") && count("default"), "{versions:?}");
+        let class = with(fixture.class(&["db", "gone"]), "gone", "optional: true, default: another");
+        assert_ne!(answer(&driver, "p3", &class).await.unwrap().1[1], versions[1], "content and version");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_refused_throttled_or_silent_is_not_missing() {
+    for fixture in fixtures().await {
+        fixture.put("db", "x");
+        let driver = driver(&*fixture).await;
+        let class = with(fixture.class(&["db"]), "db", "optional: true, default: fallback");
+        fixture.down(true);
+        let status = answer(&driver, "p", &class).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        fixture.down(false);
+        fixture.deny("db");
+        let status = answer(&driver, "p", &class).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        assert!(!driver.metrics.text().contains("keyferry_optional_missing_total{"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_an_optional_object_comes_and_goes_with_the_next_fetch() {
+    for fixture in fixtures().await {
+        let off = fetch::Settings {
+            start_max_age: Duration::ZERO,
+            repeat_max_age: Duration::ZERO,
+            ..fetch::Settings::default()
+        };
+        let driver = Driver::start(fixture.backend(&off)).await;
+        let class = with(fixture.class(&["db"]), "db", "optional: true");
+        let (files, versions) = answer(&driver, "p", &class).await.unwrap();
+        assert_eq!(versions, ["absent"]);
+        // Without any file the driver would keep what is there, whatever it is.
+        assert_eq!(files.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), [service::EMPTY]);
+        fixture.put("db", "x");
+        assert_eq!(paths(&driver, "p", &class).await, ["db"]);
+        fixture.remove("db");
+        assert_eq!(paths(&driver, "p", &class).await, [service::EMPTY]);
+        let status = answer(&driver, "p", &fixture.class(&["db"])).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "not marked as optional");
+        assert!(status.message().contains("db"), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn t12_half_an_hour_of_outage_with_last_good_values() {
+    log::capture();
+    for fixture in fixtures().await {
+        fixture.put("db", "canary-of-outage");
+        fixture.put("api", "y");
+        let engine =
+            fetch::Settings { last_good_max_age: 30 * MINUTE, tries: 1, ..fetch::Settings::default() };
+        let driver = Driver::start(fixture.backend(&engine)).await;
+        let off = fixture.class(&["db", "api"]);
+        let class = and(&off, "lastGoodMaxAge", "30m");
+        let before = answer(&driver, "p1", &class).await.unwrap();
+        fixture.down(true);
+        pass(29 * MINUTE).await;
+        let during = answer(&driver, "t12-p2", &class).await.unwrap();
+        assert_eq!(during.0, before.0, "the same files");
+        let marked = |version: &String| format!("{version}+last-good");
+        assert_eq!(during.1, before.1.iter().map(marked).collect::<Vec<_>>());
+        let text = driver.metrics.text();
+        assert!(
+            text.lines().any(|l| l.starts_with("keyferry_last_good_total{") && l.ends_with("} 2")),
+            "{text}"
+        );
+        // One line says all, also why.
+        let line = ["served last good values", "shop/t12-p2", "class=\"vault\"", "objects=2", "age=17"];
+        assert!(logged(&[&line[..], &["in trouble for 0s: ", "for the operator"]].concat()));
+        let status = answer(&driver, "p3", &off).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("no last good value is allowed"), "{status:?}");
+        if let Some(other) = fixture.as_other(&class) {
+            let status = answer(&driver, "p4", &other).await.unwrap_err();
+            assert_eq!(status.code(), Code::FailedPrecondition, "it has read nothing");
+        }
+        pass(2 * MINUTE).await;
+        let status = answer(&driver, "p5", &class).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        for part in ["has been in trouble for 2m", "read in the last 30m"] {
+            assert!(status.message().contains(part), "{part}: {status:?}");
+        }
+        fixture.down(false);
+        assert_eq!(answer(&driver, "p5", &class).await.unwrap(), before, "fresh again");
+        assert!(!log::text().contains("canary-of-outage"));
+    }
+}
+
+#[tokio::test]
+async fn t12_what_was_refused_or_is_gone_or_forgotten_is_no_last_good_value() {
+    for fixture in fixtures().await {
+        fixture.put("db", "x");
+        fixture.put("api", "y");
+        let engine =
+            fetch::Settings { last_good_max_age: 30 * MINUTE, tries: 1, ..fetch::Settings::default() };
+        let backend = fixture.backend(&engine);
+        let driver = Driver::start(backend.clone()).await;
+        let class = |name: &str| and(&fixture.class(&[name]), "lastGoodMaxAge", "30m");
+        let outage = async |name: &str, pod: &str| {
+            fixture.down(true);
+            pass(MINUTE).await;
+            let got = answer(&driver, pod, &class(name)).await;
+            fixture.down(false);
+            got.map_err(|status| status.code())
+        };
+        answer(&driver, "p1", &class("db")).await.unwrap();
+        outage("db", "p2").await.expect("it would be served");
+        backend.forget();
+        assert_eq!(outage("db", "p3").await, Err(Code::FailedPrecondition), "forgotten");
+        for name in ["db", "api"] {
+            answer(&driver, "p4", &class(name)).await.unwrap();
+        }
+        fixture.remove("db");
+        pass(MINUTE).await;
+        assert_eq!(answer(&driver, "p5", &class("db")).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(outage("db", "p6").await, Err(Code::NotFound), "gone");
+        let optional = with(class("db"), "db", "optional: true");
+        fixture.down(true);
+        assert_eq!(paths(&driver, "p6", &optional).await, [service::EMPTY], "as last heard");
+        fixture.down(false);
+        outage("api", "p6").await.expect("only the one that is gone");
+        fixture.put("db", "x");
+        answer(&driver, "p7", &class("db")).await.unwrap();
+        pass(MINUTE).await;
+        fixture.deny("db");
+        assert_eq!(answer(&driver, "p7", &class("db")).await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(outage("api", "p8").await, Err(Code::FailedPrecondition), "the identity was refused");
     }
 }
