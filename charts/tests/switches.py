@@ -196,11 +196,11 @@ class Server(unittest.TestCase):
         self.assertNotIn("ports", render({"hostNetwork": True}).container, "it would be one of the host: no second pod beside it")
 
     def test_limits(self):
-        names = {"startMaxAge": "0", "repeatMaxAge": "5m", "pinnedMaxAge": "1h 30m", "cacheBytes": 33554432, "mountBudget": "100s", "maxAnswerBytes": 16777216}
-        flags = ["start-max-age", "repeat-max-age", "pinned-max-age", "cache-bytes", "mount-budget", "max-answer-bytes"]
+        names = {"startMaxAge": "0", "repeatMaxAge": "5m", "pinnedMaxAge": "1h 30m", "lastGoodMaxAge": "30m", "lastGoodDefault": "5m", "cacheBytes": 33554432, "mountBudget": "100s", "maxAnswerBytes": 16777216}
+        flags = ["start-max-age", "repeat-max-age", "pinned-max-age", "last-good-max-age", "last-good-default", "cache-bytes", "mount-budget", "max-answer-bytes"]
         objects = render({"limits": names})
         self.assertEqual([objects.arg(flag) for flag in flags], [[str(value)] for value in names.values()])
-        self.assertEqual([render().arg(flag) for flag in flags], [[]] * 6)
+        self.assertEqual([render().arg(flag) for flag in flags], [[]] * 8)
         self.assertEqual(render({"limits": {"startMaxAge": 0}}).arg("start-max-age"), ["0"], "as --set gives it")
 
     def test_grace_fits_into_the_time_to_stop(self):

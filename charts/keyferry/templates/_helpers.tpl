@@ -137,6 +137,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if ne (toString .pinnedMaxAge) "" }}
 - --pinned-max-age={{ .pinnedMaxAge }}
 {{- end }}
+{{- if ne (toString .lastGoodMaxAge) "" }}
+- --last-good-max-age={{ .lastGoodMaxAge }}
+{{- end }}
+{{- if ne (toString .lastGoodDefault) "" }}
+- --last-good-default={{ .lastGoodDefault }}
+{{- end }}
 {{- if not (kindIs "invalid" .cacheBytes) }}
 - --cache-bytes={{ int64 .cacheBytes }}
 {{- end }}
