@@ -540,7 +540,10 @@ mod tests {
         assert_eq!(cache.size(), (1, 1), "only the one with a fallback");
         let (value, served) = get(1, hour, Err(Kind::Unavailable)).await.unwrap();
         assert_eq!((*value, served), (1, Served::LastGood(read_at)));
-        assert_eq!(get(1, hour, Err(Kind::Denied)).await.unwrap_err(), Kind::Denied);
+        for kind in Kind::ALL {
+            let failed = get(1, hour, Err(kind)).await.err();
+            assert_eq!(failed, (!kind.passing()).then_some(kind), "only trouble that passes");
+        }
         for key in [3, 4] {
             get(key, hour, Ok(1)).await.unwrap();
         }
