@@ -1,32 +1,38 @@
 //! Reads one entry of an `objects` text: fields by name, every problem collected.
 
-use crate::error::{Problem, Spot};
-use crate::yaml::{Content, Node};
+use crate::call::Parameters;
+use crate::error::{Problem, Rule, Spot, Warning};
+use crate::path::Mode;
+use crate::yaml::{Content, Node, Within};
 
-/// One entry under examination. Line numbers are those of the text that the entry stands in.
+/// One entry under examination. Places are those of the parameter that the entry stands in.
 pub struct Entry<'a> {
     node: &'a Node,
     name: String,
-    line_offset: usize,
+    within: Within<'a>,
     known: &'static [&'static str],
 }
 
 impl<'a> Entry<'a> {
     /// Takes the mapping `node`, which is called `name` (`objects[2]`) in errors and may have the
-    /// fields `known`; `line_offset` is added to the lines of a text inside a text.
-    pub fn new(node: &'a Node, name: String, line_offset: usize, known: &'static [&'static str]) -> Self {
-        Self { node, name, line_offset, known }
+    /// fields `known`; `within` says where its text stands in the parameter.
+    pub fn new(node: &'a Node, name: String, within: Within<'a>, known: &'static [&'static str]) -> Self {
+        Self { node, name, within, known }
     }
 
     /// Place of the whole entry.
     pub fn spot(&self) -> Spot {
-        Spot { field: self.name.clone(), line: Some(self.node.place.line + self.line_offset) }
+        Spot::at(&self.name, self.within.place(self.node.place))
     }
 
-    /// Place of a field, or of the entry where it has no such field.
+    /// Place of a field's value; of its name where it has no value, of the entry where it has no such field.
     pub fn spot_of(&self, field: &str) -> Spot {
-        let line = self.node.get(field).unwrap_or(self.node).place.line + self.line_offset;
-        Spot { field: format!("{}.{field}", self.name), line: Some(line) }
+        let place = match self.node.field(field) {
+            Some((key, value)) if value.is_null() => key.place,
+            Some((_, value)) => value.place,
+            None => self.node.place,
+        };
+        Spot::at(format!("{}.{field}", self.name), self.within.place(place))
     }
 
     /// Text of a field without surrounding white space; empty where it is absent or null.
@@ -65,18 +71,41 @@ impl<'a> Entry<'a> {
     }
 
     /// Names fields that mean nothing, with the nearest name that does.
-    pub fn unknown(&self) -> Vec<(Spot, String)> {
-        let Content::Map(fields) = &self.node.content else { return Vec::new() };
-        let odd = fields.iter().filter(|(key, _)| !self.known.contains(&key.name.as_str()));
+    pub fn unknown(&self) -> Vec<Warning> {
+        let odd = self.node.fields().iter().filter(|(key, _)| !self.known.contains(&key.name.as_str()));
         odd.map(|(key, _)| {
-            let spot = Spot {
-                field: format!("{}.{}", self.name, key.name),
-                line: Some(key.place.line + self.line_offset),
-            };
-            (spot, format!("field {:?} is unknown and ignored{}", key.name, nearest(&key.name, self.known)))
+            let near = nearest(&key.name, self.known);
+            let spot = Spot::at(format!("{}.{}", self.name, key.name), self.within.place(key.place));
+            Warning::new(
+                Rule::UnknownField,
+                format!("field {:?} is unknown and ignored{near}", key.name),
+                spot,
+            )
         })
         .collect()
     }
+
+    /// Says that the mode in `field` shuts out every process that is not root (tracker T35).
+    pub fn unreadable(&self, field: &str, mode: Option<Mode>) -> Option<Warning> {
+        let mode = mode.filter(|mode| !mode.readable_by_others())?;
+        let group = if mode.bits() & 0o040 == 0 { "" } else { " and its group" };
+        let what = format!(
+            "{field} {mode} can be read by root{group} alone: files belong to root, and fsGroup has no effect on them; \
+             a container of another user needs {}",
+            mode.with_read_for_others()
+        );
+        Some(Warning::new(Rule::Unreadable, what, self.spot_of(field)))
+    }
+}
+
+/// Names the parameters that are not `known`, with the nearest name that is.
+pub fn unknown_parameters(parameters: &Parameters, known: &[&str]) -> Vec<Warning> {
+    let odd = parameters.keys().filter(|key| !known.contains(key));
+    odd.map(|key| {
+        let what = format!("parameter {key:?} is unknown and ignored{}", nearest(key, known));
+        Warning::new(Rule::UnknownParameter, what, Spot::field(key))
+    })
+    .collect()
 }
 
 /// Reads the spellings of azure.md 4; empty is false.

@@ -8,10 +8,10 @@ use tokio::time::timeout_at;
 
 use crate::backends::Backend;
 use crate::call::Call;
-use crate::error::{Kind, Problem, Problems};
+use crate::error::{Kind, Problem, Problems, Warning};
 use crate::fetch::{Fetch, Session, Settings, Tally};
 use crate::files::{self, File};
-use crate::plan::{Plan, Reading};
+use crate::plan::{Account, Output, Plan, Reading};
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -24,15 +24,17 @@ pub struct Gathered {
     pub warnings: Vec<String>,
 }
 
-/// What `check` and `--explain` need to know of a plan.
+/// What `check` and `--explain` need to know of a class.
 #[derive(Debug)]
 pub struct Outline {
-    /// Upstream reads.
-    pub reads: usize,
-    /// Paths that would be written.
-    pub paths: Vec<String>,
-    /// Oddities.
-    pub warnings: Vec<String>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// What is odd.
+    pub warnings: Vec<Warning>,
+    /// Files of the entries that are right.
+    pub files: Vec<Output>,
+    /// What would be done; nothing where there are problems.
+    pub account: Option<Account>,
 }
 
 /// A backend with its caches, behind one object-safe face.
@@ -43,7 +45,7 @@ pub trait Gather: Send + Sync {
     /// Makes the files of a call.
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems>;
     /// Checks a class with the real parser, without any request.
-    fn check(&self, call: &Call) -> Result<Outline, Problems>;
+    fn check(&self, call: &Call) -> Outline;
     /// Forgets all values and sessions.
     fn forget(&self);
     /// Drops what is too old to serve.
@@ -66,17 +68,13 @@ impl<B: Backend> Store<B> {
     }
 
     /// Plans the call; problems of engine parameters come with those of the backend.
-    fn plan(&self, call: &Call) -> Result<(Plan<B>, Option<Duration>), Problems> {
-        match (self.backend.plan(call), call.parameters.max_age()) {
-            (Ok(plan), Ok(age)) => Ok((plan, age)),
-            (Ok(_), Err(problem)) => Err(problem.into()),
-            (Err(problems), Ok(_)) => Err(problems),
-            (Err(problems), Err(problem)) => {
-                let mut list = problems.into_list();
-                list.insert(0, problem);
-                Err(Problems::some(list).expect("one problem was added"))
-            }
-        }
+    fn plan(&self, call: &Call) -> (Plan<B>, Option<Duration>, Vec<Problem>) {
+        let (plan, mut problems) = self.backend.plan(call);
+        let age = call.parameters.max_age().unwrap_or_else(|problem| {
+            problems.insert(0, problem);
+            None
+        });
+        (plan, age, problems)
     }
 
     async fn run(
@@ -123,11 +121,15 @@ impl<B: Backend> Gather for Store<B> {
 
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
         let work = async {
-            let (plan, class_age) = self.plan(call)?;
+            let (plan, class_age, problems) = self.plan(call);
+            if let Some(problems) = Problems::some(problems) {
+                return Err(problems);
+            }
             let age = self.fetch.max_age(call.occasion, class_age);
             match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
-                    g.warnings.splice(0..0, plan.warnings);
+                    let odd = plan.warnings.iter().filter(|warning| warning.rule.at_mount());
+                    g.warnings.splice(0..0, odd.map(ToString::to_string));
                     g
                 }),
                 Err(_) => Err(late(&plan.login_at, &plan.read_at)),
@@ -136,10 +138,10 @@ impl<B: Backend> Gather for Store<B> {
         work.await.map_err(|problems| self.named(call, problems))
     }
 
-    fn check(&self, call: &Call) -> Result<Outline, Problems> {
-        let (plan, _) = self.plan(call).map_err(|problems| self.named(call, problems))?;
-        let paths = plan.outputs.iter().map(|output| output.path.to_string()).collect();
-        Ok(Outline { reads: plan.reads.len(), paths, warnings: plan.warnings })
+    fn check(&self, call: &Call) -> Outline {
+        let (plan, _, problems) = self.plan(call);
+        let account = problems.is_empty().then(|| self.backend.explain(&plan));
+        Outline { problems, warnings: plan.warnings, files: plan.outputs, account }
     }
 
     fn forget(&self) {

@@ -76,6 +76,16 @@ impl Mode {
     pub fn bits(self) -> u32 {
         u32::from(self.0)
     }
+
+    /// Whether processes of other users than root, to whom all files belong, can read (driver.md 5.3).
+    pub fn readable_by_others(self) -> bool {
+        self.0 & 0o004 != 0
+    }
+
+    /// The same mode, readable for all.
+    pub fn with_read_for_others(self) -> Self {
+        Self(self.0 | 0o444)
+    }
 }
 
 impl fmt::Display for Mode {

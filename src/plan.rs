@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::backends::Backend;
-use crate::error::{Problem, Spot};
+use crate::error::{Problem, Rule, Spot, Warning};
 use crate::path::{Mode, RelPath};
 use crate::secret::{SecretBytes, SecretText};
 
@@ -23,7 +23,20 @@ pub struct Plan<B: Backend> {
     /// Files in the user's order.
     pub outputs: Vec<Output>,
     /// What is odd but allowed.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
+}
+
+/// What a plan would do, in words for people (`check --explain`).
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// Whom the store will see, and what proves it.
+    pub identity: String,
+    /// What is asked to prove the identity, if anything.
+    pub logins: Vec<String>,
+    /// One line for each read.
+    pub requests: Vec<String>,
+    /// What the identity must be allowed, each right once.
+    pub permissions: Vec<String>,
 }
 
 impl<B: Backend> Plan<B> {
@@ -146,7 +159,7 @@ pub enum Form {
 }
 
 /// Finds equal paths and paths that lie inside another file; `same` decides on equal ones.
-pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<String>) -> Vec<Problem> {
+pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<Warning>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen: BTreeMap<&RelPath, &Output> = BTreeMap::new();
     for output in outputs {
@@ -162,7 +175,8 @@ pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<Str
                     Problem::config(text).at(output.spot.clone()).hint("give one of the two another path"),
                 );
             } else {
-                warnings.push(format!("{text}; the later one is kept"));
+                let text = format!("{text}; the later one is kept");
+                warnings.push(Warning::new(Rule::SameFile, text, output.spot.clone()));
             }
             continue;
         }

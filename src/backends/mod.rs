@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
-use crate::error::{Problem, Problems};
+use crate::error::Problem;
 use crate::fetch;
 use crate::gather::{Gather, Store};
 use crate::http::Http;
-use crate::plan::{Credential, Plan, Reading};
+use crate::plan::{Account, Credential, Plan, Reading};
 
 /// One kind of store.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -32,8 +32,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// What a login gave.
     type Session: Send + Sync + 'static;
 
-    /// Turns a class into requests and files. Pure: no request is made here.
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems>;
+    /// Turns a class into requests and files, as far as it is right, and says all that is wrong with it.
+    /// Pure: no request is made here.
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>);
+
+    /// Says in words what a plan without problems would do.
+    fn explain(&self, plan: &Plan<Self>) -> Account;
 
     /// Proves the caller's identity to the store.
     fn login(

@@ -185,17 +185,41 @@ pub(super) struct Mount {
 }
 
 #[derive(Debug, Group)]
-#[command(after_help = "Example:
-  keyferry check class.yaml deploy/*.yaml")]
+#[command(after_help = "Examples:
+  keyferry check deploy/
+  helm template chart | keyferry check -
+  keyferry check --explain class.yaml
+
+Exit codes: 0 no errors, 1 something could not be read, 2 errors (or warnings, with --deny-warnings)")]
 pub(super) struct Check {
-    /// Manifests; - is standard input
-    #[arg(value_name = "FILE", required = true)]
+    /// Manifests, or folders of *.yaml, *.yml and *.json; - is standard input
+    #[arg(value_name = "PATH", required = true)]
     pub(super) files: Vec<PathBuf>,
     /// Form of the report
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    pub(super) output: Output,
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(super) output: Form,
+    /// Say what each class would do: requests, as whom, with which permissions, files
+    #[arg(long)]
+    pub(super) explain: bool,
+    /// Fail on warnings as well
+    #[arg(long)]
+    pub(super) deny_warnings: bool,
+    /// Take it for right that there is no class at all
+    #[arg(long)]
+    pub(super) allow_empty: bool,
     #[command(flatten)]
     pub(super) stores: Stores,
+}
+
+/// Form of a report of `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    /// For people.
+    Human,
+    /// One JSON document.
+    Json,
+    /// SARIF 2.1.0, for code hosts and editors.
+    Sarif,
 }
 
 /// Form of a report.

@@ -36,10 +36,11 @@ pub(super) fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failed>
         .map_err(|error| Failed::outside(format!("cannot start threads: {error}")))
 }
 
-/// Opens the backends that the flags switch on.
+/// Opens the backends that the flags switch on; `offline` ones plan and do no more.
 pub(super) fn open(
     stores: &Stores,
     engine: &fetch::Settings,
+    offline: bool,
 ) -> Result<(Vec<Arc<dyn Gather>>, Http), Failed> {
     let http = Http::new(crate::http::Settings {
         connect_timeout: stores.connect_timeout,
@@ -59,6 +60,7 @@ pub(super) fn open(
             environment_file: stores.azure_environment_file.clone(),
             order_chain: stores.azure_construct_pem_chain,
             split: stores.azure_write_cert_and_key_in_separate_files,
+            offline,
         },
     };
     Ok((backends::open(&settings, &http, engine), http))
@@ -94,7 +96,7 @@ async fn serve(args: Serve) -> Result<(), Failed> {
     let mut stop = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let (backends, http) = open(&args.stores, &engine(&args.engine))?;
+    let (backends, http) = open(&args.stores, &engine(&args.engine), false)?;
     let metrics = Arc::new(Metrics::default());
     let settings = server::Settings {
         directories: args.socket_dir.clone(),

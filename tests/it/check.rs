@@ -1,72 +1,211 @@
-//! `keyferry check`: places in files, exit codes, forms.
+//! `keyferry check`: places in files, exit codes, forms. The broken classes are `tests/cases/check`, each
+//! with the report that is wanted; `KEYFERRY_BLESS=1` writes the reports anew, to be read before they count.
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
-const BAD: &str = "kind: SecretProviderClass
-metadata: {name: bad, namespace: shop}
-spec:
-  provider: azure
-  parameters:
-    usePodIdentity: \"yes\"
-    keyvaultName: kv
-    clientId: x
-    objects: |
-      array:
-        - |
-          objectName: a
-          objectType: Secret
-        - |
-          objectName: b
-          objectType: key
-          objectEncoding: hex
-          filePermission: \"0900\"
-        - |
-          objectname: c
-          objectType: secret
-";
+use serde_json::Value;
 
-fn check(text: &str, flags: &[&str]) -> Output {
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/check")
+}
+
+fn check(directory: &Path, arguments: &[&str]) -> Output {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_keyferry"));
+    check.arg("check").args(arguments).current_dir(directory).output().unwrap()
+}
+
+/// Checks one text as a file of a folder of its own.
+fn text(text: &str, flags: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("class.yaml"), text).unwrap();
-    let mut check = Command::new(env!("CARGO_BIN_EXE_keyferry"));
-    check.arg("check").arg("class.yaml").args(flags).current_dir(dir.path()).output().unwrap()
+    check(dir.path(), &[&["class.yaml"], flags].concat())
+}
+
+fn stdin(text: &str, flags: &[&str]) -> Output {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_keyferry"))
+        .args(["check", "-"])
+        .args(flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    check.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    check.wait_with_output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn broken() -> Vec<PathBuf> {
+    let all = std::fs::read_dir(cases()).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = all.filter(|path| path.extension().is_some_and(|e| e != "txt")).collect();
+    all.sort();
+    all
 }
 
 #[test]
-fn t44_all_mistakes_come_at_once_with_file_and_line() {
-    let output = check(BAD, &[]);
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let lines: Vec<_> =
-        text.lines().filter_map(|line| line.split_once(": error: ")?.0.split_once(':')).collect();
-    let want = ["6", "7", "1", "13", "17", "18", "20"].map(|line| ("class.yaml", line));
-    assert_eq!(lines, want, "{text}");
-    assert!(text.contains("did you mean \"objectName\"?"), "{text}");
-    assert!(text.ends_with("1 classes, 7 errors, 0 warnings\n"), "{text}");
+fn t44_forty_broken_classes_have_every_finding_at_its_place() {
+    let bless = std::env::var_os("KEYFERRY_BLESS").is_some();
+    let mut wrong = Vec::new();
+    let files = broken();
+    assert_eq!(files.len(), 40);
+    for path in files {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let report = said(&check(&cases(), &[name]));
+        let want = path.with_extension("txt");
+        if bless {
+            std::fs::write(&want, &report).unwrap();
+        } else if std::fs::read_to_string(&want).unwrap_or_default() != report {
+            wrong.push(format!("{name}:\n{report}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_right_class_is_silent_but_for_the_summary() {
-    let good = include_str!("../../examples/azure/class.yaml");
-    let output = check(good, &[]);
+fn every_mark_stands_below_something() {
+    let document = json(&check(&cases(), &[".", "--output", "json"]));
+    let findings = document["findings"].as_array().unwrap();
+    assert!(findings.len() > 100);
+    for finding in findings {
+        let file = std::fs::read_to_string(cases().join(finding["file"].as_str().unwrap())).unwrap();
+        let file = file.trim_start_matches('\u{feff}');
+        let (line, column) = (finding["line"].as_u64().unwrap(), finding["column"].as_u64().unwrap());
+        let line = file.split('\n').nth(usize::try_from(line).unwrap() - 1).unwrap();
+        let found = line.chars().nth(usize::try_from(column).unwrap() - 1);
+        assert!(found.is_some_and(|c| !c.is_whitespace()), "{finding}");
+    }
+}
+
+#[test]
+fn right_classes_are_silent_but_for_the_summary() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let output = check(&examples, &["."]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "1 classes, 0 errors, 0 warnings\n");
+    assert_eq!(said(&output), "2 classes, 0 errors, 0 warnings; 1 file without a class\n");
+}
+
+#[test]
+fn exit_codes_tell_errors_warnings_and_what_cannot_be_read_apart() {
+    let warning = "apiVersion: secrets-store.csi.x-k8s.io/v1alpha1\nkind: SecretProviderClass\nmetadata: {name: a}\n\
+                   spec: {provider: local, parameters: {objects: '- name: a'}}\n";
+    assert_eq!(text(warning, &[]).status.code(), Some(0));
+    assert_eq!(text(warning, &["--deny-warnings"]).status.code(), Some(2));
+    assert_eq!(text(&warning.replace("- name", "- nam"), &[]).status.code(), Some(2));
+    let output = text(warning, &["missing.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("missing.yaml: error: No such file"), "{}", said(&output));
+    for nothing in ["kind: Pod\n", "a: [\n", ""] {
+        assert_eq!(text(nothing, &[]).status.code(), Some(2));
+        assert_eq!(text(nothing, &["--allow-empty"]).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn the_same_words_come_at_a_mount() {
+    for path in broken() {
+        let document = json(&check(&cases(), &[path.to_str().unwrap(), "--output", "json"]));
+        let findings = document["findings"].as_array().unwrap();
+        let rule = |f: &&Value| f["rule"].as_str().unwrap().to_owned();
+        let foreign =
+            |f: &Value| matches!(&rule(&f)[..5], "class" | "secre" | "file/") && f["level"] == "error";
+        if document["classes"] != 1 || findings.iter().any(foreign) {
+            continue;
+        }
+        let mut mount = Command::new(env!("CARGO_BIN_EXE_keyferry"));
+        mount.args(["mount", "--local-root", "/nowhere", "-f"]).arg(&path);
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "x").unwrap();
+        mount.arg("--token").arg(format!("api://AzureADTokenExchange={}", token.path().display()));
+        let heard = String::from_utf8(mount.output().unwrap().stderr).unwrap();
+        for finding in findings.iter().filter(|finding| finding["level"] == "error") {
+            let words = finding["text"].as_str().unwrap();
+            assert!(heard.contains(words), "{}: {words:?} is not in: {heard}", path.display());
+        }
+    }
 }
 
 #[test]
 fn the_json_form_is_one_document() {
-    let document: serde_json::Value =
-        serde_json::from_slice(&check(BAD, &["--output", "json"]).stdout).unwrap();
-    assert_eq!((&document["errors"], &document["findings"][0]["line"]), (&7.into(), &6.into()));
+    let output = check(&cases(), &["40-many-faults.yaml", "--output", "json"]);
+    let document = json(&output);
+    assert_eq!((&document["classes"], &document["errors"]), (&1.into(), &11.into()));
+    let finding = &document["findings"][0];
+    assert_eq!(finding["file"], "40-many-faults.yaml");
+    assert_eq!(
+        (&finding["document"], &finding["line"], &finding["column"]),
+        (&1.into(), &17.into(), &25.into())
+    );
+    assert_eq!(
+        (&finding["rule"], &finding["level"]),
+        (&"azure/objects.objectFormat".into(), &"error".into())
+    );
+    assert_eq!(
+        (&finding["class"], &finding["field"]),
+        (&"shop/40-many-faults".into(), &"objects[0].objectFormat".into())
+    );
 }
 
 #[test]
-fn what_is_no_class_is_said() {
-    for text in
-        ["kind: Pod\n", "a: [\n", "kind: SecretProviderClass\nspec: {provider: azure, parameters: {a: 1}}\n"]
-    {
-        let output = check(text, &[]);
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        assert!(!output.stderr.is_empty());
+fn the_sarif_form_points_at_rules_and_places() {
+    let document = json(&check(&cases(), &[".", "--output", "sarif"]));
+    let run = &document["runs"][0];
+    let rules = run["tool"]["driver"]["rules"].as_array().unwrap();
+    for result in run["results"].as_array().unwrap() {
+        let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+        assert_eq!(rules[index]["id"], result["ruleId"]);
+        assert!(result["locations"][0]["physicalLocation"]["region"]["startColumn"].is_u64(), "{result}");
     }
+}
+
+#[test]
+fn standard_input_is_read_and_named() {
+    let output = stdin("kind: SecretProviderClass\n", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).starts_with("-:1:1: error: "), "{}", said(&output));
+}
+
+#[test]
+fn explain_tells_requests_identity_rights_and_files() {
+    let class = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/azure/class.yaml");
+    let output = check(&cases(), &[class.to_str().unwrap(), "--explain", "--output", "json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let plan = &json(&output)["plans"][0];
+    assert_eq!(
+        plan["requests"][0],
+        "GET https://shopkv.vault.azure.net/secrets/db-password/ (latest version)"
+    );
+    assert!(plan["identity"].as_str().unwrap().contains("11111111-1111-1111-1111-111111111111"));
+    assert!(plan["permissions"][0].as_str().unwrap().contains("Key Vault Secrets User"));
+    assert_eq!(plan["files"][1]["path"], "api-key");
+    assert_eq!(
+        (&plan["files"][1]["mode"], &plan["files"][1]["object"]),
+        (&"0644".into(), &"secret/api-key".into())
+    );
+    let text = said(&check(&cases(), &[class.to_str().unwrap(), "--explain"]));
+    assert!(text.contains("  needs on shopkv.vault.azure.net: role Key Vault Secrets User"), "{text}");
+}
+
+#[test]
+fn a_cloud_that_a_file_of_the_node_describes_is_taken_for_granted() {
+    let class =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/azure/class.yaml"))
+            .unwrap();
+    let file =
+        "cloudName: AzureStackCloud\n    cloudEnvFileName: /etc/kubernetes/cloud.json\n    keyvaultName:";
+    let output = text(&class.replace("keyvaultName:", file), &["--explain"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(
+        said(&output).contains("shopkv.<keyVaultDNSSuffix of /etc/kubernetes/cloud.json>"),
+        "{}",
+        said(&output)
+    );
 }

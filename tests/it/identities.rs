@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use keyferry::backends::{Backend, Login};
 use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
-use keyferry::error::{Kind, Problem, Problems, Spot};
+use keyferry::error::{Kind, Problem, Spot};
 use keyferry::fetch::{Settings, Tally};
 use keyferry::gather::{Gather, Store};
 use keyferry::path::{Mode, RelPath};
-use keyferry::plan::{Credential, Form, Missing, Only, Output, Plan, Reading};
+use keyferry::plan::{Account, Credential, Form, Missing, Only, Output, Plan, Reading};
 use keyferry::secret::{SecretBytes, SecretText};
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ impl Backend for Mirror {
     type Read = String;
     type Session = usize;
 
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>) {
         let mut plan = Plan {
             target: call.parameters.text("target").to_owned(),
             credential: Credential::Token(SecretText::new(call.parameters.text("token").to_owned())),
@@ -54,7 +54,11 @@ impl Backend for Mirror {
             label: String::new(),
             spot: Spot::default(),
         });
-        Ok(plan)
+        (plan, vec![])
+    }
+
+    fn explain(&self, _: &Plan<Self>) -> Account {
+        Account::default()
     }
 
     async fn login(&self, _: &String, credential: &Credential) -> Result<Login<usize>, Problem> {

@@ -46,6 +46,16 @@ pub fn is_stack(name: &str) -> bool {
     name.eq_ignore_ascii_case("AzureStackCloud")
 }
 
+/// The cloud of a file that is not at hand, in words.
+pub(super) fn assumed(path: &Path) -> Cloud {
+    let of = |key: &str| format!("<{key} of {}>", path.display());
+    Cloud {
+        suffix: of("keyVaultDNSSuffix"),
+        authority: of("activeDirectoryEndpoint"),
+        resource: of("keyVaultEndpoint"),
+    }
+}
+
 /// Reads the file of an `AzureStackCloud`, anew for each request (azure.md 16 row 6).
 pub fn from_file(path: &Path) -> Result<Cloud, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("open {}: {error}", path.display()))?;

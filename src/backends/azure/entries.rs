@@ -6,7 +6,7 @@ use crate::entry::{Entry, nearest};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
 use crate::plan::{Missing, Only, Output, Plan, Step};
-use crate::yaml::{self, Content, Node};
+use crate::yaml::{self, Content, Node, Place, Within};
 
 const FIELDS: &[&str] = &[
     "objectName",
@@ -21,11 +21,15 @@ const FIELDS: &[&str] = &[
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";
 
-/// The entries of `objects`, each with what its line numbers lack. Plain mappings and a list without
+/// The entries of `objects`, each with its number and the place of its text. Plain mappings and a list without
 /// `array` are taken as well (azure.md 16 row 32).
-pub(super) fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<(Node, usize)> {
+pub(super) fn entries<'a>(call: &'a Call, problems: &mut Vec<Problem>) -> Vec<(usize, Node, Within<'a>)> {
     let text = call.parameters.text("objects");
-    let spot = |line| Spot { field: "objects".into(), line };
+    let within = Within::trimmed(call.parameters.raw("objects").unwrap_or_default());
+    let spot = |place: Option<Place>| Spot {
+        field: "objects".into(),
+        place: place.map(|place| within.place(place)),
+    };
     if text.is_empty() {
         problems.push(Problem::config("objects is not set").at(spot(None)).hint(SAMPLE));
         return Vec::new();
@@ -33,10 +37,9 @@ pub(super) fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<(Node, us
     let root = match yaml::parse(text) {
         Ok(root) => root,
         Err(error) => {
-            let line = error.place.map(|place| place.line);
             problems.push(
                 Problem::config(format!("failed to yaml unmarshal objects, error: {error}"))
-                    .at(spot(line))
+                    .at(spot(error.place))
                     .hint(SAMPLE),
             );
             return Vec::new();
@@ -48,7 +51,7 @@ pub(super) fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<(Node, us
             "failed to yaml unmarshal objects, error: yaml: unmarshal errors:\n  line {line}: cannot unmarshal {} into {wanted}",
             node.kind()
         ))
-        .at(spot(Some(line)))
+        .at(spot(Some(node.place)))
         .hint(SAMPLE)
     };
     let list = match root.map(|node| (node.get("array").cloned(), node)) {
@@ -74,18 +77,26 @@ pub(super) fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<(Node, us
     if list.is_empty() {
         problems.push(Problem::config("objects lists no entry").at(spot(None)).hint(SAMPLE));
     }
-    list.into_iter().enumerate().filter_map(|(index, node)| inner(node, index, problems)).collect()
+    list.into_iter()
+        .enumerate()
+        .filter_map(|(index, node)| {
+            let (node, within) = inner(text, &within, node, index, problems)?;
+            Some((index, node, within))
+        })
+        .collect()
 }
 
 /// An entry is a text that holds a mapping, or the mapping itself.
-fn inner(node: Node, index: usize, problems: &mut Vec<Problem>) -> Option<(Node, usize)> {
-    let failed = |line: usize, reason: String| {
-        Problem::config(format!("unmarshal failed for keyVaultObjects at index {index}, error: {reason}"))
-            .at(Spot { field: format!("objects[{index}]"), line: Some(line) })
-            .hint(SAMPLE)
-    };
+fn inner<'a>(
+    objects: &'a str,
+    within: &Within<'a>,
+    node: Node,
+    index: usize,
+    problems: &mut Vec<Problem>,
+) -> Option<(Node, Within<'a>)> {
+    let spot = |within: &Within, place| Spot::at(format!("objects[{index}]"), within.place(place));
     let text = match &node.content {
-        Content::Map(_) => return Some((node, 0)),
+        Content::Map(_) => return Some((node, within.clone())),
         Content::Text { text, .. } => text,
         Content::List(_) | Content::Null => {
             let line = node.place.line;
@@ -93,32 +104,31 @@ fn inner(node: Node, index: usize, problems: &mut Vec<Problem>) -> Option<(Node,
                 "failed to yaml unmarshal objects, error: yaml: unmarshal errors:\n  line {line}: cannot unmarshal {} into string",
                 node.kind()
             );
-            let spot = Spot { field: format!("objects[{index}]"), line: Some(line) };
-            problems.push(Problem::config(what).at(spot).hint(SAMPLE));
+            problems.push(Problem::config(what).at(spot(within, node.place)).hint(SAMPLE));
             return None;
         }
     };
-    let offset = node.place.line.saturating_sub(1);
+    let deeper = within.scalar(objects, &node);
     let empty = || Node { content: Content::Map(Vec::new()), ..node.clone() };
-    match yaml::parse(text) {
-        Ok(Some(entry)) if matches!(entry.content, Content::Map(_)) => Some((entry, offset)),
-        Ok(None) => Some((empty(), 0)),
-        Ok(Some(entry)) if matches!(entry.content, Content::Null) => Some((empty(), 0)),
+    let (place, reason) = match yaml::parse(text) {
+        Ok(Some(entry)) if matches!(entry.content, Content::Map(_)) => return Some((entry, deeper)),
+        Ok(None) => return Some((empty(), within.clone())),
+        Ok(Some(entry)) if entry.is_null() => return Some((empty(), within.clone())),
         Ok(Some(entry)) => {
-            let line = entry.place.line;
-            let kind = entry.kind();
+            let (line, kind) = (entry.place.line, entry.kind());
             let reason = format!(
                 "yaml: unmarshal errors:\n  line {line}: cannot unmarshal {kind} into types.KeyVaultObject"
             );
-            problems.push(failed(line + offset, reason));
-            None
+            (entry.place, reason)
         }
-        Err(error) => {
-            let line = error.place.map_or(node.place.line, |place| place.line + offset);
-            problems.push(failed(line, error.to_string()));
-            None
-        }
-    }
+        Err(error) => (error.place.unwrap_or(Place::START), error.to_string()),
+    };
+    problems.push(
+        Problem::config(format!("unmarshal failed for keyVaultObjects at index {index}, error: {reason}"))
+            .at(spot(&deeper, place))
+            .hint(SAMPLE),
+    );
+    None
 }
 
 /// One entry, checked.
@@ -138,13 +148,13 @@ struct Fields {
 pub(super) fn entry(
     plan: &mut Plan<Azure>,
     settings: &Settings,
-    (node, offset): &(Node, usize),
-    index: usize,
+    (index, node, within): &(usize, Node, Within),
     problems: &mut Vec<Problem>,
 ) {
-    let entry = Entry::new(node, format!("objects[{index}]"), *offset, FIELDS);
-    plan.warnings.extend(entry.unknown().into_iter().map(|(spot, text)| format!("{}: {text}", spot.field)));
+    let entry = Entry::new(node, format!("objects[{index}]"), within.clone(), FIELDS);
+    plan.warnings.extend(entry.unknown());
     let Some(fields) = Checker::new(&entry, problems).fields() else { return };
+    plan.warnings.extend(entry.unreadable("filePermission", fields.mode));
     let read =
         plan.read(Read { kind: fields.kind, name: fields.name.clone(), version: fields.version.clone() });
     let output = |suffix: &str, only: Only, pick: Option<Step>| {
@@ -280,7 +290,7 @@ impl<'a> Checker<'a> {
         // The peer refuses two dots anywhere, also inside a name (azure.md 6).
         let checked =
             if text.contains("..") { Err("file name must not contain '..'") } else { RelPath::new(&text) };
-        let unknown: Vec<_> = self.entry.unknown().into_iter().map(|(_, text)| text).collect();
+        let unknown: Vec<_> = self.entry.unknown().into_iter().map(|odd| odd.what).collect();
         let hint = match text.as_str() {
             "" if unknown.is_empty() => "name the object".to_owned(),
             "" => unknown.join("; "),

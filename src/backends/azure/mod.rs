@@ -7,6 +7,7 @@ pub mod cloud;
 mod entra;
 mod entries;
 mod errors;
+mod explain;
 mod machine;
 mod params;
 mod read;
@@ -15,9 +16,9 @@ use std::path::PathBuf;
 
 use super::{Backend, Login};
 use crate::call::Call;
-use crate::error::{Problem, Problems};
+use crate::error::Problem;
 use crate::http::Http;
-use crate::plan::{Credential, Plan, Reading};
+use crate::plan::{Account, Credential, Plan, Reading};
 use crate::secret::SecretText;
 
 /// Settings of the backend.
@@ -31,11 +32,19 @@ pub struct Settings {
     pub order_chain: bool,
     /// Certificate and key in files of their own as well (azure.md 9.3).
     pub split: bool,
+    /// The files of a node are not at hand: a cloud that one describes is taken for granted.
+    pub offline: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cloud: cloud::Cloud::public(), environment_file: None, order_chain: true, split: false }
+        Self {
+            cloud: cloud::Cloud::public(),
+            environment_file: None,
+            order_chain: true,
+            split: false,
+            offline: false,
+        }
     }
 }
 
@@ -103,8 +112,12 @@ impl Backend for Azure {
     type Read = Read;
     type Session = Session;
 
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>) {
         params::plan(&self.settings, call)
+    }
+
+    fn explain(&self, plan: &Plan<Self>) -> Account {
+        explain::account(plan)
     }
 
     async fn login(&self, target: &Target, credential: &Credential) -> Result<Login<Session>, Problem> {

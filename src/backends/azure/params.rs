@@ -5,8 +5,8 @@ use std::path::Path;
 use super::cloud::{self, Cloud};
 use super::{Azure, Identity, Settings, Target, entries};
 use crate::call::Call;
-use crate::entry::{boolean, nearest};
-use crate::error::{Problem, Problems, Spot};
+use crate::entry::{boolean, unknown_parameters};
+use crate::error::{Problem, Rule, Spot, Warning};
 use crate::plan::{Credential, Plan, check_paths};
 use crate::secret::SecretText;
 
@@ -31,7 +31,7 @@ const PARAMETERS: &[&str] = &[
 /// Audience of workload identity (azure.md 11.2).
 const AUDIENCE: &str = "api://AzureADTokenExchange";
 
-pub(super) fn plan(settings: &Settings, call: &Call) -> Result<Plan<Azure>, Problems> {
+pub(super) fn plan(settings: &Settings, call: &Call) -> (Plan<Azure>, Vec<Problem>) {
     let mut problems = Vec::new();
     pod(call, &mut problems);
     let mode = mode(call, &mut problems);
@@ -57,20 +57,17 @@ pub(super) fn plan(settings: &Settings, call: &Call) -> Result<Plan<Azure>, Prob
         read_at: host,
         reads: Vec::new(),
         outputs: Vec::new(),
-        warnings: Vec::new(),
+        warnings: unknown_parameters(&call.parameters, PARAMETERS),
     };
-    for key in call.parameters.keys().filter(|key| !PARAMETERS.contains(key)) {
-        let near = nearest(key, PARAMETERS);
-        plan.warnings.push(format!("parameter {key:?} is unknown and ignored{near}"));
+    if !call.parameters.text("clientId").is_empty() {
+        let what = "clientId is read as clientID by keyferry alone: write clientID";
+        plan.warnings.push(Warning::new(Rule::Spelling, what, Spot::field("clientId")));
     }
-    for (index, entry) in entries::entries(call, &mut problems).iter().enumerate() {
-        entries::entry(&mut plan, settings, entry, index, &mut problems);
+    for entry in &entries::entries(call, &mut problems) {
+        entries::entry(&mut plan, settings, entry, &mut problems);
     }
     problems.extend(check_paths(&plan.outputs, false, &mut plan.warnings));
-    match Problems::some(problems) {
-        Some(problems) => Err(problems),
-        None => Ok(plan),
-    }
+    (plan, problems)
 }
 
 fn pod(call: &Call, problems: &mut Vec<Problem>) {
@@ -133,7 +130,11 @@ fn cloud(settings: &Settings, call: &Call, problems: &mut Vec<Problem>) -> Cloud
         let named = call.parameters.text("cloudEnvFileName");
         let file =
             if named.is_empty() { settings.environment_file.as_deref() } else { Some(Path::new(named)) };
-        file.map_or_else(|| Err("AzureStackCloud needs cloudEnvFileName".to_owned()), cloud::from_file)
+        match file {
+            None => Err("AzureStackCloud needs cloudEnvFileName".to_owned()),
+            Some(file) if settings.offline => Ok(cloud::assumed(file)),
+            Some(file) => cloud::from_file(file),
+        }
     } else {
         cloud::by_name(name).ok_or_else(|| format!("there is no cloud named {:?}", name.to_ascii_uppercase()))
     };

@@ -15,8 +15,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{Backend, Login};
 use crate::call::Call;
-use crate::error::{Kind, Problem, Problems};
-use crate::plan::{Credential, Form, Plan, Reading};
+use crate::error::{Kind, Problem};
+use crate::plan::{Account, Credential, Form, Plan, Reading};
 use crate::secret::SecretBytes;
 
 /// Greatest file that is read; the driver takes 4 MiB in all.
@@ -48,8 +48,21 @@ impl Backend for Local {
     type Read = Read;
     type Session = ();
 
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>) {
         params::plan(call)
+    }
+
+    fn explain(&self, plan: &Plan<Self>) -> Account {
+        let request = |read: &Read| match read.version {
+            Some(version) => format!("read {}/{version} below --local-root", read.name),
+            None => format!("read {} below --local-root, the newest version if it is a folder", read.name),
+        };
+        Account {
+            identity: "the node: whoever may mount the class reads these files".to_owned(),
+            logins: Vec::new(),
+            requests: plan.reads.iter().map(request).collect(),
+            permissions: vec!["the server's user reads the files".to_owned()],
+        }
     }
 
     async fn login(&self, _: &(), _: &Credential) -> Result<Login<()>, Problem> {

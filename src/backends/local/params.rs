@@ -2,17 +2,18 @@
 
 use super::{Local, Read};
 use crate::call::Call;
-use crate::entry::{Entry, nearest};
-use crate::error::{Problem, Problems, Spot};
+use crate::entry::{Entry, nearest, unknown_parameters};
+use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
 use crate::plan::{Credential, Missing, Only, Output, Plan, Step, check_paths};
 use crate::secret::SecretBytes;
-use crate::yaml::{self, Content, Node};
+use crate::yaml::{self, Content, Node, Within};
 
+const PARAMETERS: &[&str] = &["objects", "maxAge"];
 const FIELDS: &[&str] = &["name", "path", "version", "key", "decode", "mode", "optional", "default"];
 const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
 
-pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
+pub(super) fn plan(call: &Call) -> (Plan<Local>, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut plan = Plan {
         target: (),
@@ -21,20 +22,13 @@ pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
         read_at: "local".to_owned(),
         reads: Vec::new(),
         outputs: Vec::new(),
-        warnings: Vec::new(),
+        warnings: unknown_parameters(&call.parameters, PARAMETERS),
     };
-    for key in call.parameters.keys().filter(|key| !["objects", "maxAge"].contains(key)) {
-        let near = nearest(key, &["objects", "maxAge"]);
-        plan.warnings.push(format!("parameter {key:?} is unknown and ignored{near}"));
-    }
     for (index, node) in entries(call, &mut problems).iter().enumerate() {
         entry(&mut plan, node, index, &mut problems);
     }
     problems.extend(check_paths(&plan.outputs, true, &mut plan.warnings));
-    match Problems::some(problems) {
-        Some(problems) => Err(problems),
-        None => Ok(plan),
-    }
+    (plan, problems)
 }
 
 const SAMPLE: &str = "write objects as a list, such as\n- name: db-password\n  path: creds/password";
@@ -48,13 +42,13 @@ fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<Node> {
         Ok(Some(node)) => {
             problems.push(
                 Problem::config(format!("objects is a {}, not a list", node.kind()))
-                    .at(Spot { field: "objects".into(), line: Some(node.place.line) })
+                    .at(Spot::at("objects", node.place))
                     .hint(SAMPLE),
             );
             return Vec::new();
         }
         Err(error) => {
-            let spot = Spot { field: "objects".into(), line: error.place.map(|place| place.line) };
+            let spot = Spot { field: "objects".into(), place: error.place };
             problems.push(Problem::config(format!("objects cannot be read: {error}")).at(spot).hint(SAMPLE));
             return Vec::new();
         }
@@ -68,13 +62,13 @@ fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<Node> {
 }
 
 fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<Problem>) {
-    let entry = Entry::new(node, format!("objects[{index}]"), 0, FIELDS);
+    let entry = Entry::new(node, format!("objects[{index}]"), Within::whole(), FIELDS);
     if !matches!(node.content, Content::Map(_)) {
         let found = format!("entry is a {}, not a mapping", node.kind());
         problems.push(Problem::config(found).at(entry.spot()).hint(SAMPLE));
         return;
     }
-    plan.warnings.extend(entry.unknown().into_iter().map(|(spot, text)| format!("{}: {text}", spot.field)));
+    plan.warnings.extend(entry.unknown());
     let name = entry.text("name", problems);
     if let Err(rule) = RelPath::new(&name) {
         let what =
@@ -89,6 +83,7 @@ fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<P
     let key = entry.text("key", problems);
     let path = path(&entry, &name, problems);
     let mode = mode(&entry, "mode", problems);
+    plan.warnings.extend(entry.unreadable("mode", mode));
     let steps = steps(&entry, &key, problems);
     let missing = missing(&entry, problems);
     let Some(path) = path else { return };
