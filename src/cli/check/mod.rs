@@ -131,3 +131,99 @@ fn count(number: usize, what: &str) -> String {
 fn mode_of(file: &Output) -> Mode {
     file.mode.unwrap_or(Mode::DEFAULT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The broken classes of the integration tests.
+    fn texts() -> Vec<String> {
+        let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/check");
+        let files = std::fs::read_dir(cases).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|e| e != "txt")).collect();
+        files.sort();
+        files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+    }
+
+    fn judge(live: bool) -> Judge {
+        let settings = crate::backends::Settings {
+            local_root: Some("/".into()),
+            azure: crate::backends::azure::Settings { offline: true, ..Default::default() },
+        };
+        let http = crate::http::Http::new(crate::http::Settings::default());
+        Judge { backends: crate::backends::open(&settings, &http, &fetch::Settings::default()), live }
+    }
+
+    /// Every way to report what is found in `text`; places must be inside it.
+    fn report(text: &str, live: bool) {
+        let mut report = Report::default();
+        file(&judge(live), Path::new("x.yaml"), text, &mut report);
+        for finding in report.findings.iter().filter(|_| !live) {
+            let lines = text.lines().count() + 1;
+            assert!(finding.place.is_none_or(|place| place.line <= lines), "{finding:?}");
+        }
+        let Report { findings, plans, .. } = report;
+        human::report(&findings, &plans, &Summary::default(), &human::Paint(true));
+        machine::json(&findings, Some(&plans), &Summary::default());
+        machine::sarif(&findings, true);
+    }
+
+    /// A change of a text: at which of 1000 parts of it, how many characters go, what comes.
+    fn change() -> impl Strategy<Value = (usize, usize, String)> {
+        let piece = prop_oneof![
+            Just("\n".to_owned()),
+            Just("  ".to_owned()),
+            Just("\t".to_owned()),
+            Just("- |\n".to_owned()),
+            Just("---\n".to_owned()),
+            Just("\"".to_owned()),
+            Just("'".to_owned()),
+            Just("&a ".to_owned()),
+            Just("*a ".to_owned()),
+            Just("<<: ".to_owned()),
+            Just("[{".to_owned()),
+            Just(": ".to_owned()),
+            Just(">-\n".to_owned()),
+            Just("é\u{85}\u{2028}\r".to_owned()),
+            "[ -~]{0,6}",
+        ];
+        (0..1000_usize, 0..12_usize, piece)
+    }
+
+    fn changed(text: &str, changes: &[(usize, usize, String)]) -> String {
+        let mut text: Vec<char> = text.chars().collect();
+        for (part, gone, piece) in changes {
+            let at = text.len() * part / 1000;
+            let end = (at + gone).min(text.len());
+            text.splice(at..end, piece.chars());
+        }
+        text.into_iter().collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+        #[test]
+        fn no_changed_class_makes_it_panic(
+            which in any::<prop::sample::Index>(),
+            changes in prop::collection::vec(change(), 1..6),
+            live: bool,
+        ) {
+            let texts = texts();
+            report(&changed(&texts[which.index(texts.len())], &changes), live);
+        }
+
+        #[test]
+        fn no_text_in_a_parameter_makes_it_panic(objects in "[-|>:\\[\\]{}\"' \na-c\\\\#&*!%]{0,60}", block: bool) {
+            let objects = if block {
+                format!("|\n{}", objects.lines().map(|line| format!("      {line}\n")).collect::<String>())
+            } else {
+                serde_json::json!(objects).to_string()
+            };
+            for provider in ["azure", "local"] {
+                let head = "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nspec:\n";
+                report(&format!("{head}  provider: {provider}\n  parameters:\n    objects: {objects}\n"), false);
+            }
+        }
+    }
+}
