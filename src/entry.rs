@@ -5,6 +5,70 @@ use crate::error::{Problem, Rule, Spot, Warning};
 use crate::path::Mode;
 use crate::yaml::{Content, Node, Within};
 
+/// A parameter or a field of an entry, as the reference shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its name; case counts.
+    pub name: &'static str,
+    /// What it may hold, in Markdown.
+    pub accepts: &'static str,
+    /// What holds where it is empty.
+    pub default: &'static str,
+    /// What it does.
+    pub says: &'static str,
+    /// Whether the peer has it not.
+    pub own: bool,
+}
+
+impl Field {
+    /// One that the peer has as well.
+    pub const fn new(
+        name: &'static str,
+        accepts: &'static str,
+        default: &'static str,
+        says: &'static str,
+    ) -> Self {
+        Self { name, accepts, default, says, own: false }
+    }
+
+    /// One that the peer does not have.
+    pub const fn own(
+        name: &'static str,
+        accepts: &'static str,
+        default: &'static str,
+        says: &'static str,
+    ) -> Self {
+        Self { name, accepts, default, says, own: true }
+    }
+}
+
+/// The names of `fields`.
+pub const fn names<const N: usize>(fields: &[Field; N]) -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut at = 0;
+    while at < N {
+        names[at] = fields[at].name;
+        at += 1;
+    }
+    names
+}
+
+/// How classes of one backend are written.
+#[derive(Debug, Clone, Copy)]
+pub struct Dialect {
+    /// Parameters of a class.
+    pub parameters: &'static [Field],
+    /// Fields of an entry of `objects`.
+    pub entry: &'static [Field],
+    /// Whether entries may stand below a key `array`, each as a text of its own.
+    pub array: bool,
+}
+
+impl Dialect {
+    /// Of a backend whose classes nobody writes.
+    pub const NONE: Self = Self { parameters: &[], entry: &[], array: false };
+}
+
 /// One entry under examination. Places are those of the parameter that the entry stands in.
 pub struct Entry<'a> {
     node: &'a Node,

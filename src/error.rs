@@ -138,8 +138,6 @@ pub enum Rule {
     UnknownParameter,
     /// A field of an entry that means nothing.
     UnknownField,
-    /// Two entries that write one file.
-    SameFile,
     /// A file that only root can read.
     Unreadable,
     /// A spelling that works here and nowhere else.

@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 
 use crate::backends::Backend;
 use crate::call::Call;
+use crate::entry::Dialect;
 use crate::error::{Kind, Problem, Problems, Warning};
 use crate::fetch::{Fetch, Session, Settings, Tally};
 use crate::files::{self, File};
@@ -27,7 +28,7 @@ pub struct Gathered {
 /// What `check` and `--explain` need to know of a class.
 #[derive(Debug)]
 pub struct Outline {
-    /// What is wrong.
+    /// What is wrong, also what a mount would forgive.
     pub problems: Vec<Problem>,
     /// What is odd.
     pub warnings: Vec<Warning>,
@@ -42,6 +43,10 @@ pub struct Outline {
 pub trait Gather: Send + Sync {
     /// Name of the backend.
     fn name(&self) -> &'static str;
+    /// How its classes are written.
+    fn dialect(&self) -> Dialect {
+        Dialect::NONE
+    }
     /// Makes the files of a call.
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems>;
     /// Checks a class with the real parser, without any request.
@@ -119,6 +124,10 @@ impl<B: Backend> Gather for Store<B> {
         B::NAME
     }
 
+    fn dialect(&self) -> Dialect {
+        B::DIALECT
+    }
+
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
         let work = async {
             let (plan, class_age, problems) = self.plan(call);
@@ -129,7 +138,8 @@ impl<B: Backend> Gather for Store<B> {
             match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
                     let odd = plan.warnings.iter().filter(|warning| warning.rule.at_mount());
-                    g.warnings.splice(0..0, odd.map(ToString::to_string));
+                    let slips = plan.slips.iter().map(ToString::to_string);
+                    g.warnings.splice(0..0, odd.map(ToString::to_string).chain(slips));
                     g
                 }),
                 Err(_) => Err(late(&plan.login_at, &plan.read_at)),
@@ -139,7 +149,8 @@ impl<B: Backend> Gather for Store<B> {
     }
 
     fn check(&self, call: &Call) -> Outline {
-        let (plan, _, problems) = self.plan(call);
+        let (plan, _, mut problems) = self.plan(call);
+        problems.extend_from_slice(&plan.slips);
         let account = problems.is_empty().then(|| self.backend.explain(&plan));
         Outline { problems, warnings: plan.warnings, files: plan.outputs, account }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::backends::Backend;
-use crate::error::{Problem, Rule, Spot, Warning};
+use crate::error::{Problem, Spot, Warning};
 use crate::path::{Mode, RelPath};
 use crate::secret::{SecretBytes, SecretText};
 
@@ -24,6 +24,8 @@ pub struct Plan<B: Backend> {
     pub outputs: Vec<Output>,
     /// What is odd but allowed.
     pub warnings: Vec<Warning>,
+    /// Mistakes that a mount forgives with a warning and `check` refuses.
+    pub slips: Vec<Problem>,
 }
 
 /// What a plan would do, in words for people (`check --explain`).
@@ -158,26 +160,22 @@ pub enum Form {
     CertificateUnknown(String),
 }
 
-/// Finds equal paths and paths that lie inside another file; `same` decides on equal ones.
-pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<Warning>) -> Vec<Problem> {
+/// Finds equal paths and paths that lie inside another file. Equal ones are refused, or only noted in
+/// `slips` where the peer lets them pass (azure.md 16 row 21).
+pub fn check_paths<'a>(
+    outputs: impl Iterator<Item = &'a Output>,
+    mut slips: Option<&mut Vec<Problem>>,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen: BTreeMap<&RelPath, &Output> = BTreeMap::new();
     for output in outputs {
+        let path = output.path.as_str();
         if let Some(first) = seen.get(&output.path) {
-            let text = format!(
-                "{} and {} both write the file {:?}",
-                first.spot.field,
-                output.spot.field,
-                output.path.as_str()
-            );
-            if refuse_same {
-                problems.push(
-                    Problem::config(text).at(output.spot.clone()).hint("give one of the two another path"),
-                );
-            } else {
-                let text = format!("{text}; the later one is kept");
-                warnings.push(Warning::new(Rule::SameFile, text, output.spot.clone()));
-            }
+            let kept = if slips.is_some() { "; the later one is kept" } else { "" };
+            let text =
+                format!("{} and {} both write the file {path:?}{kept}", first.spot.field, output.spot.field);
+            let slip = Problem::config(text).at(output.spot.clone()).hint("give one of the two another path");
+            slips.as_deref_mut().unwrap_or(&mut problems).push(slip);
             continue;
         }
         let clash =
@@ -185,10 +183,9 @@ pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<War
         if let Some(other) = clash {
             problems.push(
                 Problem::config(format!(
-                    "{:?} of {} and {:?} of {} cannot both exist: one is a folder of the other",
+                    "{:?} of {} and {path:?} of {} cannot both exist: one is a folder of the other",
                     other.path.as_str(),
                     other.spot.field,
-                    output.path.as_str(),
                     output.spot.field
                 ))
                 .at(output.spot.clone())

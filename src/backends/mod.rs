@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
+use crate::entry::Dialect;
 use crate::error::Problem;
 use crate::fetch;
 use crate::gather::{Gather, Store};
@@ -25,6 +26,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     const NAME: &'static str;
     /// Literal before every error, that the peer's users search for.
     const ERROR_PREFIX: &'static str;
+    /// How its classes are written.
+    const DIALECT: Dialect = Dialect::NONE;
     /// Where, and as whom.
     type Target: Clone + Eq + Hash + Send + Sync + 'static;
     /// One upstream request.

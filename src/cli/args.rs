@@ -29,6 +29,11 @@ pub(super) enum Command {
     Mount(Mount),
     /// Check classes with the real parser, without any request
     Check(Check),
+    /// Print a JSON schema for editors: secretproviderclass, azure-objects, local-objects
+    Schema {
+        /// Its name
+        name: String,
+    },
     /// Print the version
     Version,
     /// Print completions for a shell

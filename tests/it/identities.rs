@@ -41,6 +41,7 @@ impl Backend for Mirror {
             reads: vec![],
             outputs: vec![],
             warnings: vec![],
+            slips: vec![],
         };
         let read = plan.read(call.parameters.text("object").to_owned());
         plan.outputs.push(Output {

@@ -1,5 +1,6 @@
 //! The `objects` text: entries in any of their forms, and the fields of one (azure.md 5, 6).
 
+use super::fields::ENTRY_NAMES;
 use super::{Azure, ObjectKind, Read, Settings};
 use crate::call::Call;
 use crate::entry::{Entry, nearest};
@@ -7,17 +8,6 @@ use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
 use crate::plan::{Missing, Only, Output, Plan, Step};
 use crate::yaml::{self, Content, Node, Place, Within};
-
-const FIELDS: &[&str] = &[
-    "objectName",
-    "objectType",
-    "objectVersion",
-    "objectVersionHistory",
-    "objectAlias",
-    "objectFormat",
-    "objectEncoding",
-    "filePermission",
-];
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";
 
@@ -151,7 +141,7 @@ pub(super) fn entry(
     (index, node, within): &(usize, Node, Within),
     problems: &mut Vec<Problem>,
 ) {
-    let entry = Entry::new(node, format!("objects[{index}]"), within.clone(), FIELDS);
+    let entry = Entry::new(node, format!("objects[{index}]"), within.clone(), &ENTRY_NAMES);
     plan.warnings.extend(entry.unknown());
     let Some(fields) = Checker::new(&entry, problems).fields() else { return };
     plan.warnings.extend(entry.unreadable("filePermission", fields.mode));

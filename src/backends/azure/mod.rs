@@ -8,6 +8,7 @@ mod entra;
 mod entries;
 mod errors;
 mod explain;
+pub mod fields;
 mod machine;
 mod params;
 mod read;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use super::{Backend, Login};
 use crate::call::Call;
+use crate::entry::Dialect;
 use crate::error::Problem;
 use crate::http::Http;
 use crate::plan::{Account, Credential, Plan, Reading};
@@ -108,6 +110,7 @@ pub struct Session {
 impl Backend for Azure {
     const NAME: &'static str = "azure";
     const ERROR_PREFIX: &'static str = "failed to mount objects, error: ";
+    const DIALECT: Dialect = Dialect { parameters: &fields::PARAMETERS, entry: &fields::ENTRY, array: true };
     type Target = Target;
     type Read = Read;
     type Session = Session;

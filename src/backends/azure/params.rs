@@ -3,30 +3,13 @@
 use std::path::Path;
 
 use super::cloud::{self, Cloud};
+use super::fields::PARAMETER_NAMES;
 use super::{Azure, Identity, Settings, Target, entries};
 use crate::call::Call;
 use crate::entry::{boolean, unknown_parameters};
 use crate::error::{Problem, Rule, Spot, Warning};
 use crate::plan::{Credential, Plan, check_paths};
 use crate::secret::SecretText;
-
-const PARAMETERS: &[&str] = &[
-    "keyvaultName",
-    "tenantID",
-    "tenantId",
-    "cloudName",
-    "cloudEnvFileName",
-    "usePodIdentity",
-    "useVMManagedIdentity",
-    "useAzureTokenProxy",
-    "userAssignedIdentityID",
-    "clientID",
-    "clientId",
-    "objects",
-    "maxAge",
-    "resourceGroup",
-    "subscriptionId",
-];
 
 /// Audience of workload identity (azure.md 11.2).
 const AUDIENCE: &str = "api://AzureADTokenExchange";
@@ -57,7 +40,8 @@ pub(super) fn plan(settings: &Settings, call: &Call) -> (Plan<Azure>, Vec<Proble
         read_at: host,
         reads: Vec::new(),
         outputs: Vec::new(),
-        warnings: unknown_parameters(&call.parameters, PARAMETERS),
+        slips: Vec::new(),
+        warnings: unknown_parameters(&call.parameters, &PARAMETER_NAMES),
     };
     if !call.parameters.text("clientId").is_empty() {
         let what = "clientId is read as clientID by keyferry alone: write clientID";
@@ -66,7 +50,7 @@ pub(super) fn plan(settings: &Settings, call: &Call) -> (Plan<Azure>, Vec<Proble
     for entry in &entries::entries(call, &mut problems) {
         entries::entry(&mut plan, settings, entry, &mut problems);
     }
-    problems.extend(check_paths(&plan.outputs, false, &mut plan.warnings));
+    problems.extend(check_paths(plan.outputs.iter(), Some(&mut plan.slips)));
     (plan, problems)
 }
 

@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{Backend, Login};
 use crate::call::Call;
+use crate::entry::Dialect;
 use crate::error::{Kind, Problem};
 use crate::plan::{Account, Credential, Form, Plan, Reading};
 use crate::secret::SecretBytes;
@@ -44,6 +45,7 @@ pub struct Read {
 impl Backend for Local {
     const NAME: &'static str = "local";
     const ERROR_PREFIX: &'static str = "";
+    const DIALECT: Dialect = Dialect { parameters: &params::PARAMETERS, entry: &params::ENTRY, array: false };
     type Target = ();
     type Read = Read;
     type Session = ();

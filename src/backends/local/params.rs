@@ -2,15 +2,44 @@
 
 use super::{Local, Read};
 use crate::call::Call;
-use crate::entry::{Entry, nearest, unknown_parameters};
+use crate::entry::{Entry, Field, names, nearest, unknown_parameters};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
 use crate::plan::{Credential, Missing, Only, Output, Plan, Step, check_paths};
 use crate::secret::SecretBytes;
 use crate::yaml::{self, Content, Node, Within};
 
-const PARAMETERS: &[&str] = &["objects", "maxAge"];
-const FIELDS: &[&str] = &["name", "path", "version", "key", "decode", "mode", "optional", "default"];
+static PARAMETER_NAMES: [&str; PARAMETERS.len()] = names(&PARAMETERS);
+static ENTRY_NAMES: [&str; ENTRY.len()] = names(&ENTRY);
+
+/// Parameters of a class.
+pub(super) const PARAMETERS: [Field; 2] = [
+    Field::own("objects", "YAML", "required", "The entries."),
+    Field::own(
+        "maxAge",
+        "`30s`, `5m`, `1h`, `0` and the like",
+        "`--repeat-max-age`",
+        "Age that a value may have in a later mount of the same volume.",
+    ),
+];
+
+/// Fields of an entry.
+pub(super) const ENTRY: [Field; 8] = [
+    Field::own(
+        "name",
+        "clean relative path",
+        "required",
+        "File below the root, or a folder of numbered files.",
+    ),
+    Field::own("path", "clean relative path", "`name`", "File in the volume; may lie in folders."),
+    Field::own("version", "whole number, or `latest`", "the newest", "Which file of a folder."),
+    Field::own("key", "path of a member", "-", "Member of a JSON or YAML value."),
+    Field::own("decode", "`base64`, `base64url`, `hex`", "-", "How the value is decoded."),
+    Field::own("mode", "octal digits", "the caller's, mostly `0644`", "Mode of the file; quote it."),
+    Field::own("optional", "boolean", "`false`", "Whether the file may be missing."),
+    Field::own("default", "any text", "-", "What stands in for a missing file."),
+];
+
 const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
 
 pub(super) fn plan(call: &Call) -> (Plan<Local>, Vec<Problem>) {
@@ -22,12 +51,13 @@ pub(super) fn plan(call: &Call) -> (Plan<Local>, Vec<Problem>) {
         read_at: "local".to_owned(),
         reads: Vec::new(),
         outputs: Vec::new(),
-        warnings: unknown_parameters(&call.parameters, PARAMETERS),
+        slips: Vec::new(),
+        warnings: unknown_parameters(&call.parameters, &PARAMETER_NAMES),
     };
     for (index, node) in entries(call, &mut problems).iter().enumerate() {
         entry(&mut plan, node, index, &mut problems);
     }
-    problems.extend(check_paths(&plan.outputs, true, &mut plan.warnings));
+    problems.extend(check_paths(plan.outputs.iter(), None));
     (plan, problems)
 }
 
@@ -62,7 +92,7 @@ fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<Node> {
 }
 
 fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<Problem>) {
-    let entry = Entry::new(node, format!("objects[{index}]"), Within::whole(), FIELDS);
+    let entry = Entry::new(node, format!("objects[{index}]"), Within::whole(), &ENTRY_NAMES);
     if !matches!(node.content, Content::Map(_)) {
         let found = format!("entry is a {}, not a mapping", node.kind());
         problems.push(Problem::config(found).at(entry.spot()).hint(SAMPLE));

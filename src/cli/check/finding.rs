@@ -46,7 +46,6 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ),
     ("class/unknown-parameter", "A parameter that the provider ignores."),
     ("class/unknown-entry-field", "A field of an entry that the provider ignores."),
-    ("class/same-file", "Two entries write the same file."),
     ("class/unreadable-file", "A mode that lets root alone read the file."),
     ("class/spelling", "A spelling that works with keyferry alone."),
     ("class/odd", "Something else that works, but hardly as meant."),
@@ -65,7 +64,6 @@ pub(super) fn of_warning(rule: Rule) -> &'static str {
     match rule {
         Rule::UnknownParameter => "class/unknown-parameter",
         Rule::UnknownField => "class/unknown-entry-field",
-        Rule::SameFile => "class/same-file",
         Rule::Unreadable => "class/unreadable-file",
         Rule::Spelling => "class/spelling",
         Rule::Other => "class/odd",

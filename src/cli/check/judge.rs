@@ -265,10 +265,14 @@ impl Sheet<'_> {
             }
         }
         for warning in &outline.warnings {
-            // The driver keeps one of the two without a word: nobody means that (azure.md 16 row 21).
-            let level = if warning.rule == Rule::SameFile { Level::Error } else { Level::Warning };
             let name = matches!(warning.rule, Rule::UnknownParameter | Rule::Spelling);
-            self.spot(level, finding::of_warning(warning.rule), warning.spot.as_ref(), name, &warning.what);
+            self.spot(
+                Level::Warning,
+                finding::of_warning(warning.rule),
+                warning.spot.as_ref(),
+                name,
+                &warning.what,
+            );
         }
     }
 

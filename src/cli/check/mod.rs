@@ -19,6 +19,7 @@ use crate::path::Mode;
 use crate::plan::Output;
 use finding::Level;
 use judge::{Judge, Report};
+pub(super) use secrets::TYPES as SECRET_TYPES;
 
 pub(super) fn run(args: Check) -> Result<(), Failed> {
     let judge = Judge { backends: offline(&args.stores)?, live: false };
@@ -45,6 +46,17 @@ pub(super) fn run(args: Check) -> Result<(), Failed> {
     finish(report, summary, &shape)
 }
 
+/// Checks what kubectl printed: places count in the texts of the parameters.
+pub(super) fn live(stores: &Stores, text: &str, shape: &Shape) -> Result<(), Failed> {
+    let judge = Judge { backends: offline(stores)?, live: true };
+    let mut report = Report::default();
+    file(&judge, Path::new("kubectl"), text, &mut report);
+    if report.classes == 0 && report.findings.is_empty() {
+        return Err(Failed::input("there is no SecretProviderClass; -A looks into all namespaces"));
+    }
+    finish(report, Summary::default(), shape)
+}
+
 /// The backends, able to plan and to no more.
 fn offline(stores: &Stores) -> Result<Vec<std::sync::Arc<dyn crate::gather::Gather>>, Failed> {
     let mut stores = stores.clone();
@@ -61,10 +73,10 @@ fn file(judge: &Judge, path: &Path, text: &str, report: &mut Report) {
 }
 
 /// How the report is wanted.
-struct Shape {
-    form: Form,
-    explain: bool,
-    deny_warnings: bool,
+pub(super) struct Shape {
+    pub(super) form: Form,
+    pub(super) explain: bool,
+    pub(super) deny_warnings: bool,
 }
 
 /// Prints the report and chooses the exit code: what could not be read counts for more than what is wrong.

@@ -22,12 +22,12 @@ pub(super) struct Files<'a> {
 pub(super) struct Seen(HashMap<(String, String), String>);
 
 /// A type of Kubernetes Secret.
-struct Type {
-    name: &'static str,
+pub(in crate::cli) struct Type {
+    pub(in crate::cli) name: &'static str,
     /// Keys that must all be there.
-    all: &'static [&'static str],
+    pub(in crate::cli) all: &'static [&'static str],
     /// Keys of which one must be there.
-    any: &'static [&'static str],
+    pub(in crate::cli) any: &'static [&'static str],
     /// Whether the driver takes other keys as well.
     others: bool,
 }
@@ -37,7 +37,8 @@ const fn kind(name: &'static str, all: &'static [&'static str]) -> Type {
 }
 
 const TLS: &str = "kubernetes.io/tls";
-const TYPES: [Type; 8] = [
+/// Types that the API server checks or fills.
+pub(in crate::cli) const TYPES: [Type; 8] = [
     kind("Opaque", &[]),
     Type { others: false, ..kind(TLS, &["tls.crt", "tls.key"]) },
     kind("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
