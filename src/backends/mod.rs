@@ -1,4 +1,4 @@
-//! The stores: one folder each, behind three methods.
+//! The stores: one folder each, behind four methods.
 //!
 //! A backend may use `http`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
 //! `server`, `fetch`, `cli`, the environment or tasks of its own: caching, retries, limits and

@@ -198,6 +198,45 @@ fn explain_tells_requests_identity_rights_and_files() {
 }
 
 #[test]
+fn azure_11_explain_tells_every_identity_and_right() {
+    let entries = "array:\n      - 'objectName: s\n\n          objectType: secret'\n      - '{objectName: k, objectType: key}'\n      \
+                   - '{objectName: c, objectType: cert, objectVersion: abc}'\n";
+    let explained = |identity: &str| {
+        let class = format!(
+            "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: a}}\nspec:\n  \
+             provider: azure\n  parameters:\n    keyvaultName: shopkv\n    tenantID: t\n{identity}    objects: |\n      {entries}"
+        );
+        let output = text(&class, &["--explain", "--output", "json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        json(&output)["plans"][0].clone()
+    };
+    let plan = explained("    clientID: app\n");
+    assert!(
+        plan["identity"].as_str().unwrap().starts_with("application or managed identity app of tenant t")
+    );
+    assert_eq!(
+        plan["logins"][0],
+        "POST https://login.microsoftonline.com/t/oauth2/v2.0/token for https://vault.azure.net/.default"
+    );
+    assert_eq!(plan["requests"][1], "GET https://shopkv.vault.azure.net/keys/k/ (latest version)");
+    assert_eq!(plan["requests"][2], "GET https://shopkv.vault.azure.net/certificates/c/abc");
+    let rights = plan["permissions"].to_string();
+    for role in ["Key Vault Secrets User", "Key Vault Crypto User", "Key Vault Certificate User"] {
+        assert!(rights.contains(role), "{rights}");
+    }
+    let identity = |text: &str| explained(text)["identity"].as_str().unwrap().to_owned();
+    assert!(identity("").starts_with("the service principal (clientid, clientsecret)"));
+    assert_eq!(identity("    useVMManagedIdentity: 'true'\n"), "the node's system-assigned managed identity");
+}
+
+#[test]
+fn what_a_terminal_takes_for_a_command_is_not_printed() {
+    let class = "kind: SecretProviderClass\nmetadata: {name: \"a\\e[31m\\nb\"}\nspec: {provider: \"x\\e\"}\n";
+    let heard = said(&text(class, &[]));
+    assert!(heard.contains("metadata.name") && !heard.contains('\u{1b}'), "{heard:?}");
+}
+
+#[test]
 fn a_cloud_that_a_file_of_the_node_describes_is_taken_for_granted() {
     let class =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/azure/class.yaml"))
@@ -211,6 +250,32 @@ fn a_cloud_that_a_file_of_the_node_describes_is_taken_for_granted() {
         "{}",
         said(&output)
     );
+}
+
+#[test]
+fn every_rule_is_in_the_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let reference = std::fs::read_to_string(root.join("docs/reference/errors.md")).unwrap();
+    let document = json(&check(&cases(), &[".", "--output", "sarif"]));
+    let rules = document["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    let own = |id: &&str| ["file/", "class/", "secret/"].iter().any(|group| id.starts_with(group));
+    for id in rules.iter().map(|rule| rule["id"].as_str().unwrap()).filter(own) {
+        assert!(reference.contains(&format!("| `{id}` |")), "{id} is not in docs/reference/errors.md");
+    }
+}
+
+#[test]
+fn the_pre_commit_hook_is_a_command_that_works() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join(".pre-commit-hooks.yaml")).unwrap();
+    let entry = text.lines().find_map(|line| line.trim().strip_prefix("entry: keyferry ")).unwrap();
+    let run = |file: &str| {
+        let mut keyferry = Command::new(env!("CARGO_BIN_EXE_keyferry"));
+        keyferry.args(entry.split(' ')).arg(file).current_dir(root).output().unwrap().status.code()
+    };
+    assert_eq!(run("examples/azure/class.yaml"), Some(0));
+    assert_eq!(run("deny.toml"), Some(0));
+    assert_eq!(run("tests/cases/check/01-type-in-capitals.yaml"), Some(2));
 }
 
 /// Runs the plugin by its name, with a kubectl that takes exactly `wanted` and prints `answer`.

@@ -36,17 +36,18 @@ pub(super) fn report(findings: &[Finding], plans: &[Planned], summary: &Summary,
 
 fn one(finding: &Finding, paint: &Paint) -> String {
     let place = finding.place.map_or(String::new(), |place| format!(":{}:{}", place.line, place.column));
-    let head = paint.with("1", &format!("{}{place}", finding.file));
-    let field = finding.field.as_ref().map_or(String::new(), |field| format!(" [{field}]"));
+    let head = paint.with("1", &format!("{}{place}", line_of(&finding.file)));
+    let field = finding.field.as_ref().map_or(String::new(), |field| format!(" [{}]", line_of(field)));
     let class = match &finding.class {
-        Some(class) if **class != *finding.file => format!("{class}: "),
+        Some(class) if **class != *finding.file => format!("{}: ", line_of(class)),
         _ => String::new(),
     };
+    let what: Vec<_> = finding.what.trim_end().split('\n').map(line_of).collect();
     let mut text = format!(
         "{head}: {}: {class}{}{field} ({})\n",
         paint.level(finding.level),
-        finding.what.trim_end(),
-        finding.rule
+        what.join("\n"),
+        line_of(&finding.rule)
     );
     if let (Some(place), Some(line)) = (finding.place, &finding.line) {
         let (shown, column) = window(line, place.column);
@@ -66,11 +67,15 @@ fn one(finding: &Finding, paint: &Paint) -> String {
     text
 }
 
+/// A text as one line that no terminal and no log takes for a command.
+fn line_of(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// The part of a line around a column, and the column in it from 0; control characters become spaces.
 fn window(line: &str, column: usize) -> (String, usize) {
-    let clean = line.chars().map(|c| if c.is_control() { ' ' } else { c });
     let start = if column > WIDTH { column - WIDTH / 2 } else { 0 };
-    let shown: String = clean.skip(start).take(WIDTH).collect();
+    let shown: String = line_of(line).chars().skip(start).take(WIDTH).collect();
     (shown.trim_end().to_owned(), column - 1 - start)
 }
 
@@ -83,12 +88,12 @@ fn explain(plan: &Planned, paint: &Paint) -> String {
         let text = format!("{}  {}  {}  of {}", file.path, mode_of(file), file.id, file.spot.field);
         ("file", text)
     }));
-    let head = paint.with("1", &format!("class {} ({})", plan.class, plan.provider));
+    let head = paint.with("1", &format!("class {} ({})", line_of(&plan.class), plan.provider));
     let mut text = format!("{head}\n");
     let mut before = "";
     for (name, value) in rows {
         let name = if name == before { "" } else { name };
-        text.push_str(&format!("  {name:<6}{value}\n"));
+        text.push_str(&format!("  {name:<6}{}\n", line_of(&value)));
         before = if name.is_empty() { before } else { name };
     }
     text

@@ -17,6 +17,13 @@ pub(super) struct Files<'a> {
     pub(super) complete: bool,
 }
 
+impl<'a> Files<'a> {
+    /// What makes the file called `name`.
+    fn named(&self, name: &str) -> Option<&'a Output> {
+        self.list.iter().find(|output| output.path.as_str() == name)
+    }
+}
+
 /// Kubernetes Secrets of the classes of one file, which are applied together: who writes which.
 #[derive(Default)]
 pub(super) struct Seen(HashMap<(String, String), String>);
@@ -266,7 +273,7 @@ impl Secret<'_, '_> {
             return;
         }
         let field = format!("{}{}.objectName", self.name, datum.path);
-        if let Some(output) = files.list.iter().find(|output| output.path.as_str() == datum.file) {
+        if let Some(output) = files.named(&datum.file) {
             if matches!(output.missing, Missing::Skips) {
                 let what =
                     format!("{:?} is optional: while it is missing, the Secret is not written", datum.file);
@@ -325,7 +332,7 @@ impl Secret<'_, '_> {
                     "put it into a Secret of its own",
                 );
             }
-            let output = files.and_then(|files| files.list.iter().find(|o| o.path.as_str() == datum.file));
+            let output = files.and_then(|files| files.named(&datum.file));
             let lack = output.filter(|_| kind.name == TLS).and_then(|output| lacks(&datum.key, output));
             if let Some(lack) = lack {
                 let what = format!("{:?} holds {lack}, which {} cannot be made from", datum.file, datum.key);
