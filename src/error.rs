@@ -14,6 +14,8 @@ use crate::yaml::Place;
 pub enum Kind {
     /// The class or the request is not right.
     Config,
+    /// The cluster's policy does not allow it.
+    Refused,
     /// The store does not accept who we are.
     Unauthenticated,
     /// The store knows the identity and refuses.
@@ -34,8 +36,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for closed lists of labels.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Config,
+        Self::Refused,
         Self::Unauthenticated,
         Self::Denied,
         Self::NotFound,
@@ -50,6 +53,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Config => "config",
+            Self::Refused => "refused",
             Self::Unauthenticated => "unauthenticated",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
@@ -66,6 +70,7 @@ impl Kind {
         match self {
             Self::Config | Self::NotFound => "the author of the class",
             Self::Shape => "the author of the class or the owner of the value",
+            Self::Refused => "the administrator of the cluster",
             Self::Unauthenticated | Self::Denied => "the administrator of the store",
             Self::Throttled | Self::Unavailable | Self::Deadline => "the operator, or time",
             Self::Bug => "the makers of keyferry",
@@ -294,6 +299,16 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+/// Cuts a text that would be longer than `most` bytes, and says so.
+pub fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(" … (cut)");
+    }
+    text
+}
 
 #[cfg(test)]
 mod tests {

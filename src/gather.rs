@@ -10,9 +10,10 @@ use crate::backends::Backend;
 use crate::call::Call;
 use crate::entry::Dialect;
 use crate::error::{Kind, Problem, Problems, Warning};
-use crate::fetch::{Fetch, Session, Settings, Tally};
+use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit};
 use crate::files::{self, File};
 use crate::plan::{Account, Output, Plan, Reading};
+use crate::policy::{Policy, Reach};
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Outline {
     pub files: Vec<Output>,
     /// What would be done; nothing where there are problems.
     pub account: Option<Account>,
+    /// Where it goes, and as whom: what the policy is asked about.
+    pub reach: Reach,
 }
 
 /// A backend with its caches, behind one object-safe face.
@@ -57,19 +60,28 @@ pub trait Gather: Send + Sync {
     fn sweep(&self);
     /// Entries and bytes in memory.
     fn kept(&self) -> (usize, usize);
+    /// The stores that were asked, and what came of it.
+    fn stores(&self) -> Vec<limit::State> {
+        Vec::new()
+    }
+    /// The identities that are logged in.
+    fn identities(&self) -> Vec<Identity> {
+        Vec::new()
+    }
 }
 
 /// A backend and its reads.
 pub struct Store<B: Backend> {
     backend: Arc<B>,
     fetch: Fetch<B>,
+    policy: Option<Arc<Policy>>,
 }
 
 impl<B: Backend> Store<B> {
     /// Puts `backend` behind empty caches.
     pub fn new(backend: B, settings: &Settings) -> Self {
         let backend = Arc::new(backend);
-        Self { fetch: Fetch::new(backend.clone(), settings), backend }
+        Self { fetch: Fetch::new(backend.clone(), settings), backend, policy: settings.policy.clone() }
     }
 
     /// Plans the call; problems of engine parameters come with those of the backend.
@@ -80,6 +92,12 @@ impl<B: Backend> Store<B> {
             None
         });
         (plan, age, problems)
+    }
+
+    /// Before anything is sent or looked up in memory.
+    fn allow(&self, plan: &Plan<B>, call: &Call) -> Result<(), Problem> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        policy.rules().allow(&call.pod.namespace, B::NAME, &B::reach(plan))
     }
 
     async fn run(
@@ -134,6 +152,7 @@ impl<B: Backend> Gather for Store<B> {
             if let Some(problems) = Problems::some(problems) {
                 return Err(problems);
             }
+            self.allow(&plan, call)?;
             let age = self.fetch.max_age(call.occasion, class_age);
             match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
@@ -152,7 +171,8 @@ impl<B: Backend> Gather for Store<B> {
         let (plan, _, mut problems) = self.plan(call);
         problems.extend_from_slice(&plan.slips);
         let account = problems.is_empty().then(|| self.backend.explain(&plan));
-        Outline { problems, warnings: plan.warnings, files: plan.outputs, account }
+        let reach = B::reach(&plan);
+        Outline { problems, warnings: plan.warnings, files: plan.outputs, account, reach }
     }
 
     fn forget(&self) {
@@ -165,6 +185,14 @@ impl<B: Backend> Gather for Store<B> {
 
     fn kept(&self) -> (usize, usize) {
         self.fetch.kept()
+    }
+
+    fn stores(&self) -> Vec<limit::State> {
+        self.fetch.stores()
+    }
+
+    fn identities(&self) -> Vec<Identity> {
+        self.fetch.identities()
     }
 }
 

@@ -17,6 +17,7 @@ pub mod gather;
 pub mod http;
 pub mod path;
 pub mod plan;
+pub mod policy;
 pub mod proto;
 pub mod secret;
 pub mod server;

@@ -19,6 +19,7 @@ use crate::fetch;
 use crate::gather::{Gather, Store};
 use crate::http::Http;
 use crate::plan::{Account, Credential, Plan, Reading};
+use crate::policy::Reach;
 
 /// One kind of store.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -41,6 +42,9 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// Says in words what a plan without problems would do.
     fn explain(&self, plan: &Plan<Self>) -> Account;
+
+    /// Where a plan goes and as whom, as the cluster's policy and the operator's page name it.
+    fn reach(plan: &Plan<Self>) -> Reach;
 
     /// Proves the caller's identity to the store.
     fn login(
@@ -78,6 +82,9 @@ pub struct Settings {
     pub azure: azure::Settings,
 }
 
+/// Names of all backends, whether switched on or not.
+pub const NAMES: [&str; 2] = [azure::Azure::NAME, local::Local::NAME];
+
 /// Opens every backend that the settings switch on: the one list of them.
 pub fn open(settings: &Settings, http: &Http, engine: &fetch::Settings) -> Vec<Arc<dyn Gather>> {
     let mut all: Vec<Arc<dyn Gather>> =
@@ -86,4 +93,16 @@ pub fn open(settings: &Settings, http: &Http, engine: &fetch::Settings) -> Vec<A
         all.push(Arc::new(Store::new(local::Local::new(root.clone()), engine)));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_the_list() {
+        let settings = Settings { local_root: Some("/".into()), ..Settings::default() };
+        let all = open(&settings, &Http::new(crate::http::Settings::default()), &fetch::Settings::default());
+        assert_eq!(all.iter().map(|backend| backend.name()).collect::<Vec<_>>(), NAMES);
+    }
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
+use crate::backends;
 use crate::telemetry::logs::Format;
 
 /// One provider for the Secrets Store CSI driver that answers as all of the vendors'.
@@ -108,6 +110,9 @@ pub(super) struct Engine {
     /// Longest time for one mount; the kubelet gives up after 2 minutes
     #[arg(long, value_name = "TIME", default_value = "110s", value_parser = budget)]
     pub(super) mount_budget: Duration,
+    /// File that says which namespaces may use which stores, addresses and identities; without it all may
+    #[arg(long, value_name = "FILE", env = "KEYFERRY_POLICY")]
+    pub(super) policy: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]
@@ -115,14 +120,23 @@ pub(super) struct Engine {
   keyferry serve --local-root /etc/keyferry/secrets
   keyferry serve --socket-dir /var/run/secrets-store-csi-providers --socket-dir /etc/kubernetes/secrets-store-csi-providers
 
-Signals: SIGTERM stops; SIGHUP forgets all values and sessions, so that the next calls ask the stores.")]
+Signals: SIGTERM stops; SIGHUP forgets all values and sessions, so that the next calls ask the stores, and reads the policy again.")]
 pub(super) struct Serve {
     /// Directory for the sockets; may be given several times
     #[arg(long, value_name = "DIR", default_value = "/var/run/secrets-store-csi-providers")]
     pub(super) socket_dir: Vec<PathBuf>,
-    /// Listener of /healthz, /readyz and /metrics; keep it on loopback
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990")]
+    /// Backends to serve, a comma list; without it all that are switched on
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = PossibleValuesParser::new(backends::NAMES))]
+    pub(super) backends: Vec<String>,
+    /// Time to wait for another provider to leave a socket; a running keyferry is relieved at once
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = age)]
+    pub(super) wait_for_socket: Duration,
+    /// Listener for the node's operator, on loopback: a page, /status.json, /forget and what --metrics-addr has
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8990", overrides_with = "admin_addr")]
     pub(super) admin_addr: SocketAddr,
+    /// Listener for kubelet and Prometheus: /healthz, /readyz and /metrics, nothing else
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) metrics_addr: Option<SocketAddr>,
     /// Time that running mounts get at a stop
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
     pub(super) grace: Duration,

@@ -175,7 +175,7 @@ fn read(path: &Path) -> Result<String, Failed> {
 }
 
 async fn in_process(args: &Mount, provider: &str, request: MountRequest) -> Result<MountResponse, Failed> {
-    let engine = serve::engine(&args.engine);
+    let engine = serve::engine(&args.engine)?;
     let (backends, _) = serve::open(&args.stores, &engine, false)?;
     let Some(backend) = backends.iter().find(|backend| backend.name() == provider) else {
         let names: Vec<_> = backends.iter().map(|backend| backend.name()).collect();

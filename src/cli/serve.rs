@@ -1,10 +1,11 @@
 //! `keyferry serve`: the CSI door, until a signal.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use axum::Router;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failed;
 use super::args::{Engine, Serve, Stores};
@@ -12,11 +13,17 @@ use crate::backends::{self, azure};
 use crate::fetch;
 use crate::gather::Gather;
 use crate::http::Http;
-use crate::server::{self, admin, dial};
-use crate::telemetry::{logs, metrics::Metrics};
+use crate::policy::Policy;
+use crate::server::health::Health;
+use crate::server::volumes::Volumes;
+use crate::server::{self, Served, admin};
+use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
 
 /// How often old values are dropped.
 const SWEEP: Duration = Duration::from_secs(30);
+/// How often the policy's file is looked at: a mounted ConfigMap is swapped without a sign.
+const LOOK: Duration = Duration::from_secs(10);
 /// Threads at most: a node agent waits for networks, it does not compute.
 const MOST_THREADS: usize = 4;
 
@@ -66,8 +73,21 @@ pub(super) fn open(
     Ok((backends::open(&settings, &http, engine), http))
 }
 
-/// The engine's bounds from the flags.
-pub(super) fn engine(args: &Engine) -> fetch::Settings {
+/// Those of `opened` that `--backends` names, or all where it is not given.
+fn choose(opened: Vec<Arc<dyn Gather>>, names: &[String]) -> Result<Vec<Arc<dyn Gather>>, Failed> {
+    let off = names.iter().find(|name| opened.iter().all(|backend| backend.name() != name.as_str()));
+    if let Some(name) = off {
+        // Names are checked when they are typed, and only the local store can be off.
+        return Err(Failed::input(format!("--backends names {name}, which needs --local-root")));
+    }
+    let wanted = |backend: &Arc<dyn Gather>| {
+        names.is_empty() || names.iter().any(|name| name.as_str() == backend.name())
+    };
+    Ok(opened.into_iter().filter(wanted).collect())
+}
+
+/// The engine's bounds and rules from the flags.
+pub(super) fn engine(args: &Engine) -> Result<fetch::Settings, Failed> {
     let Engine {
         start_max_age,
         repeat_max_age,
@@ -78,8 +98,11 @@ pub(super) fn engine(args: &Engine) -> fetch::Settings {
         reads_per_store,
         tries,
         mount_budget,
+        ref policy,
     } = *args;
-    fetch::Settings {
+    let policy = policy.as_deref().map(|path| Policy::open(path, &backends::NAMES)).transpose();
+    let policy = policy.map_err(Failed::input)?.map(Arc::new);
+    Ok(fetch::Settings {
         start_max_age,
         repeat_max_age,
         pinned_max_age,
@@ -89,41 +112,54 @@ pub(super) fn engine(args: &Engine) -> fetch::Settings {
         reads_per_store,
         tries,
         budget: mount_budget,
-    }
+        metrics: Arc::new(Metrics::new(policy.is_some())),
+        policy,
+    })
 }
 
 async fn serve(args: Serve) -> Result<(), Failed> {
     let mut stop = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let (backends, http) = open(&args.stores, &engine(&args.engine), false)?;
-    let metrics = Arc::new(Metrics::default());
+    let engine = engine(&args.engine)?;
+    let (policy, metrics) = (engine.policy.clone(), engine.metrics.clone());
+    let (opened, http) = open(&args.stores, &engine, false)?;
+    let volumes = || Arc::new(Volumes::new(args.max_volumes, engine.repeat_max_age));
+    let served = choose(opened, &args.backends)?;
+    let served: Vec<_> = served.into_iter().map(|backend| Served { backend, volumes: volumes() }).collect();
     let settings = server::Settings {
         directories: args.socket_dir.clone(),
         budget: args.engine.mount_budget,
         grace: args.grace,
         most_answer: args.max_answer_bytes,
-        most_volumes: args.max_volumes,
+        wait_for_socket: args.wait_for_socket,
     };
-    let listener = TcpListener::bind(args.admin_addr).await.map_err(|error| {
-        Failed::outside(format!("cannot listen on {} (--admin-addr): {error}", args.admin_addr))
-    })?;
-    let running = server::open(&backends, &metrics, &settings)
-        .await
-        .map_err(|error| Failed::outside(error.to_string()))?;
+    let health = Arc::new(Health::default());
     let pages = admin::Pages {
-        sockets: Arc::new(running.sockets.clone()),
-        metrics,
+        health: health.clone(),
+        metrics: metrics.clone(),
         http,
-        backends: Arc::new(backends.clone()),
+        served: served.clone().into(),
+        policy: policy.clone(),
+        started: Instant::now(),
     };
-    let admin_address = listener.local_addr().map_or_else(|_| args.admin_addr.to_string(), |a| a.to_string());
-    let admin = tokio::spawn(axum::serve(listener, admin::router(pages)).into_future());
-    dial::healthy(&running.sockets, Duration::from_secs(5)).await.map_err(Failed::outside)?;
+    if let Some(policy) = policy {
+        tokio::spawn(watch(policy, signal(SignalKind::hangup()).map_err(no_signals)?));
+    }
+    // Before the sockets: probes are answered while we wait for one.
+    let (admin, metrics_at) = listeners(&args, pages)?;
+    let opened = tokio::select! {
+        opened = server::open(&served, &metrics, &settings, &health) => opened,
+        _ = stop.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let running = opened.map_err(|error| Failed::outside(error.to_string()))?;
+    health.ready().await.map_err(Failed::outside)?;
     let sockets: Vec<_> = running.sockets.iter().map(|path| path.display().to_string()).collect();
     tracing::info!(
         sockets = sockets.join(" "),
-        admin = admin_address,
+        admin,
+        metrics = metrics_at,
         version = env!("CARGO_PKG_VERSION"),
         "ready"
     );
@@ -132,19 +168,107 @@ async fn serve(args: Serve) -> Result<(), Failed> {
         tokio::select! {
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
-            _ = forget.recv() => {
-                backends.iter().for_each(|backend| backend.forget());
-                tracing::info!("all values and sessions are forgotten; the next calls ask the stores");
-            }
-            _ = sweep.tick() => backends.iter().for_each(|backend| backend.sweep()),
+            _ = forget.recv() => admin::forget(&served),
+            _ = sweep.tick() => served.iter().for_each(|served| served.backend.sweep()),
         }
     }
     tracing::info!("stopping");
+    // The listeners answer to the end: alive, no longer ready.
     running.stop().await;
-    admin.abort();
     Ok(())
+}
+
+/// Looks at the policy's file from time to time and at each signal; apart from the loop that waits for
+/// the end, as a file system may hang.
+async fn watch(policy: Arc<Policy>, mut again: Signal) {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = again.recv() => {}
+        }
+        let policy = policy.clone();
+        // A panic would be a fault of ours; the rules stay.
+        let _ = tokio::task::spawn_blocking(move || policy.refresh()).await;
+    }
+}
+
+/// Opens the listeners for the operator and for probes and serves on them; gives their addresses.
+fn listeners(args: &Serve, pages: admin::Pages) -> Result<(String, Option<String>), Failed> {
+    if !args.admin_addr.ip().is_loopback() {
+        return Err(Failed::input(format!(
+            "--admin-addr {} is not on loopback: it is for the operator of this node alone; for kubelet and Prometheus \
+             open a listener with --metrics-addr",
+            args.admin_addr
+        )));
+    }
+    let open = |flag: &str, address: SocketAddr, router: Router| {
+        let failed = |error| Failed::outside(format!("cannot listen on {address} ({flag}): {error}"));
+        let listener = admin::listen(address).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?.to_string();
+        tokio::spawn(axum::serve(listener, router).into_future());
+        Ok(address)
+    };
+    let metrics =
+        args.metrics_addr.map(|address| open("--metrics-addr", address, admin::probes(pages.clone())));
+    let admin = open("--admin-addr", args.admin_addr, admin::router(pages))?;
+    Ok((admin, metrics.transpose()?))
 }
 
 fn no_signals(error: std::io::Error) -> Failed {
     Failed::outside(format!("cannot listen to signals: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Args, Command};
+
+    fn chosen(flags: &[&str]) -> Result<Vec<&'static str>, String> {
+        let typed = ["keyferry", "serve"].iter().chain(flags);
+        let Command::Serve(args) = Args::try_parse_from(typed).map_err(|error| error.to_string())?.command
+        else {
+            unreachable!("serve was typed")
+        };
+        let engine = engine(&args.engine).map_err(|failed| failed.text)?;
+        let (opened, _) = open(&args.stores, &engine, false).map_err(|failed| failed.text)?;
+        let all = choose(opened, &args.backends).map_err(|failed| failed.text)?;
+        Ok(all.iter().map(|backend| backend.name()).collect())
+    }
+
+    #[test]
+    fn backends_are_chosen_by_name() {
+        assert_eq!(chosen(&[]).unwrap(), ["azure"]);
+        assert_eq!(chosen(&["--local-root", "/"]).unwrap(), ["azure", "local"]);
+        assert_eq!(chosen(&["--local-root", "/", "--backends", "local"]).unwrap(), ["local"]);
+        assert_eq!(chosen(&["--local-root", "/", "--backends", "local,azure"]).unwrap(), ["azure", "local"]);
+        let twice = ["--local-root", "/", "--backends", "local", "--backends", "local"];
+        assert_eq!(chosen(&twice).unwrap(), ["local"]);
+    }
+
+    #[test]
+    fn a_backend_that_is_unknown_or_off_is_an_error() {
+        let text = chosen(&["--backends", "azur"]).unwrap_err();
+        assert!(text.contains("azure, local") && text.contains("'azur'"), "{text}");
+        assert!(chosen(&["--backends", "azure,local"]).unwrap_err().contains("--local-root"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_policy_is_found_without_a_signal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.yaml");
+        std::fs::write(&path, "rules: []").unwrap();
+        let policy = Arc::new(Policy::open(&path, &backends::NAMES).unwrap());
+        tokio::spawn(watch(policy.clone(), signal(SignalKind::hangup()).unwrap()));
+        // As a mounted ConfigMap is swapped: another file at the same path.
+        std::fs::write(dir.path().join("next"), "rules: [{name: a, namespaces: [a]}]").unwrap();
+        std::fs::rename(dir.path().join("next"), &path).unwrap();
+        let end = tokio::time::Instant::now() + 3 * LOOK;
+        while policy.rules().count() == 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(policy.rules().count(), 1);
+    }
 }

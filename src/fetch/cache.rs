@@ -237,6 +237,16 @@ impl<K: Eq + Hash + Send + Sync + 'static, V: Send + Sync + 'static> Cache<K, V>
         (inner.slots.len(), inner.weight)
     }
 
+    /// Calls `see` with every value that is still good, and when its own life ends.
+    pub fn each(&self, mut see: impl FnMut(&K, &V, Option<Instant>)) {
+        let now = Instant::now();
+        for (key, slot) in &self.lock().slots {
+            if let Some(kept) = slot.kept.as_ref().filter(|kept| kept.ends_at.is_none_or(|end| now < end)) {
+                see(key, &kept.value, kept.ends_at);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner<K, V>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod limit;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,10 +20,12 @@ use crate::backends::{Backend, Login};
 use crate::call::Occasion;
 use crate::error::{Kind, Problem, Retry};
 use crate::plan::{Credential, Plan, Reading};
+use crate::policy::Policy;
+use crate::telemetry::metrics::Metrics;
 use cache::{Cache, Served, Started};
 use limit::Limits;
 
-/// Bounds and ages; every one is a flag of `serve`.
+/// Bounds, ages and rules; every one is a flag of `serve`.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Age a value may have in a first mount.
@@ -43,6 +46,10 @@ pub struct Settings {
     pub tries: u32,
     /// Longest time for one mount.
     pub budget: Duration,
+    /// What namespaces may use; without it, everything.
+    pub policy: Option<Arc<Policy>>,
+    /// Where requests to stores are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Settings {
@@ -57,6 +64,8 @@ impl Default for Settings {
             reads_per_store: 256,
             tries: 4,
             budget: Duration::from_secs(110),
+            policy: None,
+            metrics: Arc::default(),
         }
     }
 }
@@ -107,6 +116,21 @@ struct ValueKey<T, R> {
 pub struct Session<S> {
     session: S,
     principal: Arc<str>,
+    /// The identity as the class names it, and where it was proven: for the operator's page.
+    shown: (String, String),
+}
+
+/// An identity with sessions, as the operator's page shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The identity, as classes name it.
+    pub name: String,
+    /// Where it was proven.
+    pub login_at: String,
+    /// Sessions in memory: one for each credential and target.
+    pub sessions: usize,
+    /// End of the one that lasts longest.
+    pub until: Option<Instant>,
 }
 
 type Sessions<B> = Cache<SessionKey<<B as Backend>::Target>, Session<<B as Backend>::Session>>;
@@ -158,6 +182,33 @@ impl<B: Backend> Fetch<B> {
         self.values.size()
     }
 
+    /// The stores that were asked.
+    pub fn stores(&self) -> Vec<limit::State> {
+        self.limits.states()
+    }
+
+    /// The identities that are logged in, by name.
+    pub fn identities(&self) -> Vec<Identity> {
+        let mut all: BTreeMap<(String, String), (usize, Option<Instant>)> = BTreeMap::new();
+        self.sessions.each(|_, session, until| {
+            let entry = all.entry(session.shown.clone()).or_default();
+            *entry = (entry.0 + 1, entry.1.max(until));
+        });
+        let identity = |((name, login_at), (sessions, until))| Identity { name, login_at, sessions, until };
+        all.into_iter().map(identity).collect()
+    }
+
+    fn asking(&self, at: &str) -> Asking {
+        Asking {
+            backend: B::NAME,
+            at: at.to_owned(),
+            limits: self.limits.clone(),
+            metrics: self.settings.metrics.clone(),
+            tries: self.settings.tries,
+            until: Instant::now() + self.settings.budget,
+        }
+    }
+
     fn fingerprint(&self, credential: &Credential) -> Option<Fingerprint> {
         let secret = match credential {
             Credential::Node => return None,
@@ -170,17 +221,18 @@ impl<B: Backend> Fetch<B> {
     /// Proves the caller's identity, or finds that this very credential was proven before.
     pub async fn session(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problem> {
         let key = SessionKey { target: plan.target.clone(), fingerprint: self.fingerprint(&plan.credential) };
-        let (backend, limits) = (self.backend.clone(), self.limits.clone());
-        let (target, credential, at) = (plan.target.clone(), plan.credential.clone(), plan.login_at.clone());
-        let (tries, until) = (self.settings.tries, Instant::now() + self.settings.budget);
+        let (backend, asking) = (self.backend.clone(), self.asking(&plan.login_at));
+        let (target, credential) = (plan.target.clone(), plan.credential.clone());
         let (session, served) = self
             .sessions
-            .get(key, Duration::MAX, |sent| async move {
-                let login =
-                    retrying(&limits, &at, tries, until, &sent, || backend.login(&target, &credential))
-                        .await?;
-                let Login { session, principal, lasts } = login;
-                Ok(Started { value: Session { session, principal: principal.into() }, weight: 1, lasts })
+            .get(key, Duration::MAX, |sent| {
+                let shown = (B::reach(plan).identity, plan.login_at.clone());
+                async move {
+                    let login = asking.retrying(&sent, || backend.login(&target, &credential)).await?;
+                    let Login { session, principal, lasts } = login;
+                    let value = Session { session, principal: principal.into(), shown };
+                    Ok(Started { value, weight: 1, lasts })
+                }
             })
             .await?;
         if served == Served::Fetched {
@@ -220,9 +272,8 @@ impl<B: Backend> Fetch<B> {
             principal: session.principal.clone(),
             read: read.clone(),
         };
-        let (backend, limits, session) = (self.backend.clone(), self.limits.clone(), session.clone());
-        let (target, read, at) = (plan.target.clone(), read.clone(), plan.read_at.clone());
-        let (tries, until) = (self.settings.tries, Instant::now() + self.settings.budget);
+        let (backend, session) = (self.backend.clone(), session.clone());
+        let (target, read, asking) = (plan.target.clone(), read.clone(), self.asking(&plan.read_at));
         let pinned_age = self.settings.pinned_max_age;
         // A pinned value never changes, so it is as fresh as its last confirmation allows.
         let accept =
@@ -230,10 +281,8 @@ impl<B: Backend> Fetch<B> {
         let (reading, served) = self
             .values
             .get_by(key, age, accept, |sent| async move {
-                let reading = retrying(&limits, &at, tries, until, &sent, || {
-                    backend.read(&target, &session.session, &read)
-                })
-                .await?;
+                let reading =
+                    asking.retrying(&sent, || backend.read(&target, &session.session, &read)).await?;
                 let weight = reading.value.len() + reading.version.len() + ENTRY_OVERHEAD;
                 Ok(Started { value: reading, weight, lasts: Duration::MAX })
             })
@@ -257,43 +306,59 @@ impl<B: Backend> Fetch<B> {
 /// What an entry costs besides its value, about.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// Tries until it works, the problem is lasting, the tries are used up or `until` has come.
-async fn retrying<T, F>(
-    limits: &Limits,
-    at: &str,
+/// How one store is asked.
+struct Asking {
+    backend: &'static str,
+    at: String,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
     tries: u32,
     until: Instant,
-    sent: &cache::Sent,
-    attempt: impl Fn() -> F,
-) -> Result<T, Problem>
-where
-    F: Future<Output = Result<T, Problem>>,
-{
-    let mut made = 0;
-    loop {
-        let place = limits.enter(at, until).await?;
-        sent.now();
-        made += 1;
-        let problem = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(problem) => problem,
-        };
-        drop(place);
-        let (most, asked) = match problem.retry {
-            Retry::No => return Err(problem),
-            Retry::Once => (2, None),
-            Retry::After(asked) => (tries, asked),
-        };
-        let wait = asked.unwrap_or_else(|| limit::backoff(made));
-        if made >= most || Instant::now() + wait >= until {
-            return Err(tried(problem, made, asked));
+}
+
+impl Asking {
+    /// Tries until it works, the problem is lasting, the tries are used up or the time is over.
+    async fn retrying<T, F>(&self, sent: &cache::Sent, attempt: impl Fn() -> F) -> Result<T, Problem>
+    where
+        F: Future<Output = Result<T, Problem>>,
+    {
+        let mut made = 0;
+        loop {
+            let place = self.limits.enter(&self.at, self.until).await?;
+            sent.now();
+            made += 1;
+            let result = self.counted(attempt()).await;
+            let problem = match result {
+                Ok(value) => return Ok(value),
+                Err(problem) => problem,
+            };
+            drop(place);
+            let (most, asked) = match problem.retry {
+                Retry::No => return Err(problem),
+                Retry::Once => (2, None),
+                Retry::After(asked) => (self.tries, asked),
+            };
+            let wait = asked.unwrap_or_else(|| limit::backoff(made));
+            if made >= most || Instant::now() + wait >= self.until {
+                return Err(tried(problem, made, asked));
+            }
+            // A throttled store holds for everyone; other trouble is between this read and the store.
+            if problem.kind == Kind::Throttled {
+                self.limits.hold(&self.at, Instant::now() + wait);
+            } else {
+                sleep(wait).await;
+            }
         }
-        // A throttled store holds for everyone; other trouble is between this read and the store.
-        if problem.kind == Kind::Throttled {
-            limits.hold(at, Instant::now() + wait);
-        } else {
-            sleep(wait).await;
-        }
+    }
+
+    /// One try, with its time and outcome noted.
+    async fn counted<T>(&self, attempt: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        let start = Instant::now();
+        let result = attempt.await;
+        let (time, problem) = (start.elapsed(), result.as_ref().err());
+        self.limits.note(&self.at, time, problem);
+        self.metrics.asked(self.backend, problem.map(|problem| problem.kind), time);
+        result
     }
 }
 

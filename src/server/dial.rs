@@ -1,7 +1,7 @@
 //! A client for a Unix socket that speaks gRPC: our own probe and `keyferry mount --socket`.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,8 +11,10 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
 use tonic::body::Body;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
+
+use super::service::CONTRACT;
+use crate::proto::VersionRequest;
+use crate::proto::csi_driver_provider_client::CsiDriverProviderClient;
 
 /// One connection, as a service that tonic's clients take.
 #[derive(Clone)]
@@ -47,20 +49,13 @@ pub fn origin() -> Uri {
     Uri::from_static("http://localhost")
 }
 
-/// Asks every socket for its health over a new connection; the error names those that fail.
-pub async fn healthy(sockets: &[PathBuf], limit: Duration) -> Result<(), String> {
-    let probes = sockets.iter().map(|path| async move {
-        let probe = async {
-            let channel = connect(path).await.map_err(|error| error.to_string())?;
-            let mut client = HealthClient::with_origin(channel, origin());
-            client.check(HealthCheckRequest::default()).await.map_err(|status| status.message().to_owned())
-        };
-        match tokio::time::timeout(limit, probe).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(format!("{}: {error}", path.display())),
-            Err(_) => Some(format!("{}: no answer in {limit:?}", path.display())),
-        }
-    });
-    let failed: Vec<_> = futures_util::future::join_all(probes).await.into_iter().flatten().collect();
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+/// Asks the server at `path` who it is: the `runtime_name` of its `Version`, over a new connection.
+pub async fn who(path: &Path, limit: Duration) -> Result<String, String> {
+    let ask = async {
+        let channel = connect(path).await.map_err(|error| error.to_string())?;
+        let mut client = CsiDriverProviderClient::with_origin(channel, origin());
+        let answer = client.version(VersionRequest { version: CONTRACT.to_owned() }).await;
+        answer.map(|version| version.into_inner().runtime_name).map_err(|status| status.message().to_owned())
+    };
+    tokio::time::timeout(limit, ask).await.unwrap_or_else(|_| Err(format!("no answer in {limit:?}")))
 }

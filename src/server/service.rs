@@ -10,9 +10,9 @@ use prost::Message;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::request::{self, Volume};
+use super::request;
 use super::status;
-use super::volumes::{self, Volumes};
+use super::volumes::{self, Outcome, Volumes};
 use crate::call::{Call, Occasion};
 use crate::error::{Kind, Problem, Problems};
 use crate::fetch::Tally;
@@ -21,8 +21,18 @@ use crate::proto::csi_driver_provider_server::CsiDriverProvider;
 use crate::proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
 use crate::telemetry::metrics::{Metrics, Mounted};
 
+/// Name of this provider in answers to `Version`; by it one keyferry knows another.
+pub(super) const RUNTIME_NAME: &str = "keyferry";
 /// Version of the contract.
-const CONTRACT: &str = "v1alpha1";
+pub(super) const CONTRACT: &str = "v1alpha1";
+
+/// What the volumes know of a call's volume.
+struct Seat {
+    /// There is none: the sync controller calls.
+    sync: bool,
+    /// It was mounted before, perhaps with other parameters.
+    mounted_before: bool,
+}
 
 /// One backend behind the driver's contract.
 #[derive(Clone)]
@@ -59,15 +69,22 @@ impl Provider {
             }
         };
         let shape = volumes::shape(&call.parameters);
-        call.occasion = self.volumes.occasion(volume.as_ref(), &shape);
+        let (occasion, mounted_before) = self.volumes.occasion(volume.as_ref(), &shape);
+        call.occasion = occasion;
         let tally = Tally::default();
         let result = self.gather(&call, &tally).await;
-        self.report(&call, volume.as_ref(), &tally, &result, start);
-        let response = result.map_err(|problems| status::of(&problems))?;
-        if let Some(volume) = volume {
-            self.volumes.note(volume, shape);
-        }
-        Ok(response)
+        let seat = Seat { sync: volume.is_none(), mounted_before };
+        self.report(&call, &seat, &tally, &result, start);
+        let outcome = match &result {
+            Ok(response) => Outcome::Mounted {
+                objects: &response.object_version,
+                asked_store: tally.requests.load(Ordering::Relaxed) + tally.joined.load(Ordering::Relaxed)
+                    > 0,
+            },
+            Err(problems) => Outcome::Failed(problems),
+        };
+        self.volumes.note(volume, &call, shape, &outcome);
+        result.map_err(|problems| status::of(&problems))
     }
 
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<MountResponse, Problems> {
@@ -83,7 +100,7 @@ impl Provider {
     fn report(
         &self,
         call: &Call,
-        volume: Option<&Volume>,
+        seat: &Seat,
         tally: &Tally,
         result: &Result<MountResponse, Problems>,
         start: Instant,
@@ -95,13 +112,17 @@ impl Provider {
         let kind = result.as_ref().err().map(Problems::kind);
         self.metrics.mounted(self.backend.name(), kind, start.elapsed());
         let ms = start.elapsed().as_secs_f64() * 1000.0;
+        if let Some(kind) = kind.filter(|_| seat.mounted_before) {
+            self.metrics.repeat_failed(self.backend.name(), kind);
+        }
         let occasion = match call.occasion {
+            Occasion::First if seat.mounted_before => "changed",
             Occasion::First => "first",
             Occasion::Repeat => "repeat",
         };
         let (backend, pod) = (self.backend.name(), format!("{}/{}", call.pod.namespace, call.pod.name));
         let class = call.class.as_deref().unwrap_or("");
-        let sync = volume.is_none();
+        let sync = seat.sync;
         match result {
             Ok(response) => {
                 let objects = response.object_version.len();
@@ -167,7 +188,7 @@ impl CsiDriverProvider for Provider {
     async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
         Ok(Response::new(VersionResponse {
             version: CONTRACT.to_owned(),
-            runtime_name: "keyferry".to_owned(),
+            runtime_name: RUNTIME_NAME.to_owned(),
             runtime_version: concat!("v", env!("CARGO_PKG_VERSION")).to_owned(),
         }))
     }

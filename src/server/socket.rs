@@ -3,8 +3,9 @@
 //! A socket is bound under a temporary name in its directory, gets mode 0600, starts to listen, and
 //! only then is renamed to its real name. So nobody connects before the mode is set (a bound socket
 //! that does not listen refuses), a dead predecessor is replaced without a moment in which there is
-//! no socket, and a client that finds the file finds somebody behind it. A socket that answers is
-//! never taken over.
+//! no socket, and a client that finds the file finds somebody behind it. A socket at which another
+//! keyferry answers is taken over the same way: it keeps its connections until it stops, new ones
+//! reach us. That is an upgrade without a gap. The live socket of anybody else stays.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,22 +15,55 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::time::{Instant, sleep_until};
+
+use super::dial;
+use super::service::RUNTIME_NAME;
 
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of them the closing zero.
 const MAX_PATH: usize = 107;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Listens at `path`, replacing a dead socket there; a missing directory is made.
+/// Time that a live socket has to say who answers there.
+const ASK: Duration = Duration::from_secs(2);
+/// First wait for a foreign socket to go away; doubles up to [`MOST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const MOST_WAIT: Duration = Duration::from_secs(1);
+/// Tries to get the lock of a directory, and the wait between two.
+const LOCK_TRIES: u32 = 200;
+const LOCK_WAIT: Duration = Duration::from_millis(5);
+
+/// As [`listen`], but waits up to `wait` for a foreign provider to leave the path.
+pub async fn listen_within(path: &Path, wait: Duration) -> Result<(UnixListener, Guard), SocketError> {
+    let end = Instant::now() + wait;
+    let mut pause = FIRST_WAIT;
+    loop {
+        match listen(path).await {
+            Err(SocketError::Live { path, who }) if Instant::now() < end => {
+                if pause == FIRST_WAIT {
+                    let socket = path.display();
+                    tracing::warn!(%socket, %who, ?wait, "another provider answers here; waiting for it to go");
+                }
+                sleep_until(end.min(Instant::now() + pause)).await;
+                pause = (pause * 2).min(MOST_WAIT);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Listens at `path`, replacing a dead socket or one of another keyferry; a missing directory is made.
 ///
-/// The socket file is removed when the [`Guard`] is dropped.
+/// The socket file is removed when the [`Guard`] is released or dropped.
 ///
 /// # Errors
 ///
-/// If the path is unfit, taken by a live socket or another kind of file, or the directory cannot be
+/// If the path is unfit, taken by the live socket of another provider or by another kind of file, or the directory cannot be
 /// written to. Nothing is left behind then.
 pub async fn listen(path: &Path) -> Result<(UnixListener, Guard), SocketError> {
     let place = Place::of(path)?;
@@ -53,7 +87,17 @@ impl Guard {
         &self.path
     }
 
-    fn is_ours(&self) -> bool {
+    /// Removes the socket file, if it is still the one that was bound.
+    pub fn release(&self) {
+        let _lock = Lock::take(self.path.parent().unwrap_or(Path::new(".")));
+        if self.holds() {
+            // Best effort: a file left behind is a dead socket, which the next start replaces.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Whether the file at the path is still the one that was bound.
+    pub fn holds(&self) -> bool {
         let (Ok(bound), Ok(found)) = (rustix::fs::fstat(&self.file), rustix::fs::lstat(&self.path)) else {
             return false;
         };
@@ -63,10 +107,27 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.is_ours() {
-            // Best effort: a file left behind is a dead socket, which the next start replaces.
-            let _ = fs::remove_file(&self.path);
+        self.release();
+    }
+}
+
+/// The lock of a directory, held while a socket file is looked at and then replaced or removed: so one
+/// that stops never removes the file of a successor that starts.
+struct Lock(#[expect(dead_code, reason = "closing it unlocks")] OwnedFd);
+
+impl Lock {
+    /// Waits a second at most; a lock that a stranger holds must not keep us from starting or stopping.
+    fn take(directory: &Path) -> Option<Self> {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(directory, flags, Mode::empty()).ok()?;
+        for _ in 0..LOCK_TRIES {
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Some(Self(file));
+            }
+            std::thread::sleep(LOCK_WAIT);
         }
+        None
     }
 }
 
@@ -83,10 +144,12 @@ pub enum SocketError {
         /// Path asked for.
         path: PathBuf,
     },
-    /// A process answers at the path.
+    /// A process that is no keyferry answers at the path.
     Live {
         /// Path asked for.
         path: PathBuf,
+        /// What it says it is, or that it says nothing.
+        who: String,
     },
     /// Something other than a socket is at the path.
     NotSocket {
@@ -132,9 +195,10 @@ impl fmt::Display for SocketError {
                 path.display(),
                 path.as_os_str().len()
             ),
-            Self::Live { path } => write!(
+            Self::Live { path, who } => write!(
                 f,
-                "another process answers on socket {}: stop that provider, or give this one another path",
+                "another process answers on socket {} ({who}): stop that provider, give this one another \
+                 --socket-dir, or wait for it with --wait-for-socket",
                 path.display()
             ),
             Self::NotSocket { path } => {
@@ -202,6 +266,7 @@ impl<'a> Place<'a> {
         let mut guard = guard_of(temporary).map_err(failed("open"))?;
         fs::set_permissions(&guard.path, Permissions::from_mode(0o600)).map_err(failed("set the mode of"))?;
         let listener = socket.listen(BACKLOG).map_err(failed("listen at"))?;
+        let _lock = Lock::take(self.directory);
         fs::rename(&guard.path, self.path).map_err(failed("rename to"))?;
         guard.path = self.path.into();
         Ok((listener, guard))
@@ -243,7 +308,7 @@ fn nearest(directory: &Path) -> &Path {
     directory.ancestors().find(|above| above.is_dir()).unwrap_or(directory)
 }
 
-/// Passes if nothing is at `path`, or a dead socket.
+/// Passes if nothing is at `path`, a dead socket, or one of another keyferry.
 async fn check_free(path: &Path) -> Result<(), SocketError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -259,8 +324,22 @@ async fn check_free(path: &Path) -> Result<(), SocketError> {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
             Err(SocketError::Io { step: "find out whether a process answers on", path: path.into(), error })
         }
-        _ => Err(SocketError::Live { path: path.into() }),
+        _ => check_kin(path).await,
     }
+}
+
+/// Passes if the live socket is another keyferry's, or its server went away while it was asked.
+async fn check_kin(path: &Path) -> Result<(), SocketError> {
+    let who = match dial::who(path, ASK).await {
+        Ok(name) if name == RUNTIME_NAME => {
+            tracing::info!(socket = %path.display(), "taking the socket over from a running keyferry");
+            return Ok(());
+        }
+        Ok(name) => format!("it says it is {name:?}"),
+        Err(_) if UnixStream::connect(path).await.is_err_and(|error| is_dead(&error)) => return Ok(()),
+        Err(error) => format!("it does not say who it is: {error}"),
+    };
+    Err(SocketError::Live { path: path.into(), who })
 }
 
 /// Whether the answer to a connect says that nobody listens (any more).
@@ -348,15 +427,76 @@ mod tests {
         UnixStream::connect(&path).await.unwrap();
     }
 
+    /// Answers `Version` as `name` for as long as the handle lives.
+    fn provider(listener: UnixListener, name: &'static str) -> tokio::task::JoinHandle<()> {
+        use crate::proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
+        use crate::proto::{MountRequest, MountResponse, VersionRequest, VersionResponse};
+        use tonic::{Request, Response, Status};
+
+        struct Named(&'static str);
+
+        #[tonic::async_trait]
+        impl CsiDriverProvider for Named {
+            async fn version(&self, _: Request<VersionRequest>) -> Result<Response<VersionResponse>, Status> {
+                let runtime_name = self.0.to_owned();
+                Ok(Response::new(VersionResponse { runtime_name, ..Default::default() }))
+            }
+
+            async fn mount(&self, _: Request<MountRequest>) -> Result<Response<MountResponse>, Status> {
+                Err(Status::internal("mounts nothing"))
+            }
+        }
+
+        let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+        let server = tonic::transport::Server::builder()
+            .add_service(CsiDriverProviderServer::new(Named(name)))
+            .serve_with_incoming(incoming);
+        tokio::spawn(async move { server.await.unwrap() })
+    }
+
     #[tokio::test]
-    async fn live_socket_is_an_error_and_stays() {
+    async fn t47_a_live_foreign_socket_is_an_error_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.sock");
-        let (_listener, _guard) = listen(&path).await.unwrap();
+        let foreign = provider(UnixListener::bind(&path).unwrap(), "other-provider");
         let text = error_at(&path).await;
-        assert!(text.contains(path.to_str().unwrap()) && text.contains("stop that provider"), "{text}");
+        for part in [path.to_str().unwrap(), "stop that provider", "other-provider", "--wait-for-socket"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         UnixStream::connect(&path).await.unwrap();
         assert_eq!(names(dir.path()), ["a.sock"]);
+        foreign.abort();
+    }
+
+    #[tokio::test]
+    async fn t47_a_foreign_socket_that_goes_away_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let foreign = provider(UnixListener::bind(&path).unwrap(), "other-provider");
+        let waiting = tokio::spawn({
+            let path = path.clone();
+            async move { listen_within(&path, Duration::from_secs(600)).await }
+        });
+        // It was asked once, so it is being waited for.
+        while dial::who(&path, ASK).await.is_err() {}
+        assert!(!waiting.is_finished());
+        foreign.abort();
+        let (_listener, guard) = waiting.await.unwrap().unwrap();
+        assert!(guard.holds());
+    }
+
+    #[tokio::test]
+    async fn a_socket_of_another_keyferry_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let (listener, old) = listen(&path).await.unwrap();
+        let server = provider(listener, RUNTIME_NAME);
+        let (_listener, new) = listen(&path).await.unwrap();
+        assert!(new.holds() && !old.holds());
+        drop(old);
+        assert!(new.holds(), "the old one removes nothing that is not its own");
+        assert_eq!(names(dir.path()), ["a.sock"]);
+        server.abort();
     }
 
     #[tokio::test]

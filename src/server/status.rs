@@ -6,7 +6,7 @@
 
 use tonic::{Code, Status};
 
-use crate::error::{Kind, Problems};
+use crate::error::{self, Kind, Problems};
 
 /// Longest text that is sent; the kubelet cuts events at 1 KiB, logs and conditions take more.
 const MOST_TEXT: usize = 8 << 10;
@@ -16,7 +16,7 @@ pub fn code(kind: Kind) -> Code {
     match kind {
         Kind::Config => Code::InvalidArgument,
         Kind::Unauthenticated => Code::Unauthenticated,
-        Kind::Denied => Code::PermissionDenied,
+        Kind::Refused | Kind::Denied => Code::PermissionDenied,
         Kind::NotFound => Code::NotFound,
         Kind::Shape | Kind::Throttled | Kind::Unavailable | Kind::Deadline => Code::FailedPrecondition,
         Kind::Bug => Code::Internal,
@@ -25,13 +25,7 @@ pub fn code(kind: Kind) -> Code {
 
 /// The answer to a call that failed.
 pub fn of(problems: &Problems) -> Status {
-    let mut text = problems.to_string();
-    if text.len() > MOST_TEXT {
-        let end = (0..=MOST_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push_str(" … (cut)");
-    }
-    Status::new(code(problems.kind()), text)
+    Status::new(code(problems.kind()), error::cut(problems.to_string(), MOST_TEXT))
 }
 
 /// Last resort before the wire: a code that is not final becomes INTERNAL, whoever made it.

@@ -1,4 +1,5 @@
-//! Logs and metrics. Labels come from closed lists, never from text or names (tracker T49).
+//! Logs and metrics. Labels come from closed lists, never from text (tracker T49); the one exception are
+//! classes, which are bounded.
 
 pub mod logs;
 pub mod metrics;

@@ -7,6 +7,7 @@ use keyferry::backends::{self, Settings};
 use keyferry::fetch;
 use keyferry::gather::Gather;
 use keyferry::http::Http;
+use keyferry::policy::Policy;
 use tonic::Code;
 
 use crate::standins::azure::content::{Denial, Kind};
@@ -241,5 +242,41 @@ async fn equal_entries_are_one_read_and_two_files() {
         assert_eq!(files.len(), 2);
         assert_eq!(files[1], ("again".to_owned(), b"x".to_vec()));
         assert!(driver.metrics.text().contains("source=\"store\"} 1"), "{}", driver.metrics.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mount_that_the_policy_refuses_asks_nobody_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("policy.yaml");
+    for fixture in fixtures().await {
+        fixture.put("db", "canary-value");
+        std::fs::write(&file, "rules: [{name: elsewhere, namespaces: [shop], addresses: [elsewhere]}]")
+            .unwrap();
+        let policy = Arc::new(Policy::open(&file, &backends::NAMES).unwrap());
+        let engine = fetch::Settings { policy: Some(policy.clone()), ..fetch::Settings::default() };
+        let backend = fixture.backend(&engine);
+        let driver = Driver::start(backend.clone()).await;
+        let class = fixture.class(&["db"]);
+        let status = mount(&driver, "p", &class).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        for part in ["rule \"elsewhere\"", "is none of \"elsewhere\"", "the administrator of the cluster"] {
+            assert!(status.message().contains(part), "{part}: {status:?}");
+        }
+        assert!(driver.metrics.text().contains("result=\"refused\"} 1"));
+        assert!(!engine.metrics.text().contains("keyferry_store_requests_total{"), "nothing was sent");
+        assert_eq!(backend.kept(), (0, 0));
+        std::fs::write(&file, "rules: [{name: all, namespaces: [\"sho*\"], backends: [azure, local]}]")
+            .unwrap();
+        policy.refresh();
+        mount(&driver, "p", &class).await.unwrap();
+        assert!(engine.metrics.text().contains("keyferry_store_requests_total{"));
+        std::fs::write(&file, "rules: [{name: others, namespaces: [others]}]").unwrap();
+        policy.refresh();
+        let status = mount(&driver, "p", &class).await.unwrap_err();
+        assert!(
+            status.message().contains("no rule is for namespace \"shop\""),
+            "not even from memory: {status:?}"
+        );
     }
 }

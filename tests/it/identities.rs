@@ -12,6 +12,7 @@ use keyferry::fetch::{Settings, Tally};
 use keyferry::gather::{Gather, Store};
 use keyferry::path::{Mode, RelPath};
 use keyferry::plan::{Account, Credential, Form, Missing, Only, Output, Plan, Reading};
+use keyferry::policy::Reach;
 use keyferry::secret::{SecretBytes, SecretText};
 use proptest::prelude::*;
 
@@ -60,6 +61,10 @@ impl Backend for Mirror {
 
     fn explain(&self, _: &Plan<Self>) -> Account {
         Account::default()
+    }
+
+    fn reach(plan: &Plan<Self>) -> Reach {
+        Reach { addresses: vec![plan.target.clone()], identity: "token".into(), caseless: false }
     }
 
     async fn login(&self, _: &String, credential: &Credential) -> Result<Login<usize>, Problem> {

@@ -9,8 +9,10 @@ mod faults;
 mod http;
 mod identities;
 mod layers;
+mod operator;
 mod proto;
 mod server;
 #[path = "../standins/mod.rs"]
 mod standins;
 mod support;
+mod upgrade;

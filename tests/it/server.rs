@@ -87,20 +87,6 @@ fn a_killed_server_leaves_a_socket_that_its_successor_replaces() {
 }
 
 #[test]
-fn t47_a_second_server_is_refused_with_the_path() {
-    let dir = fresh();
-    let _first = serve(dir.path());
-    assert!(mounted(dir.path()).status.success());
-    let mut second = keyferry();
-    second.args(["serve", "--admin-addr", "127.0.0.1:0", "--socket-dir"]).arg(dir.path().join("sockets"));
-    let output = second.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("azure.sock") && text.contains("another process answers"), "{text}");
-    assert!(mount(dir.path()).status.success(), "the first one goes on");
-}
-
-#[test]
 fn t32_an_answer_over_the_limit_is_ours_to_refuse() {
     let dir = fresh();
     let _server = serve(dir.path());

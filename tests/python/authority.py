@@ -1,10 +1,11 @@
-"""Calls a server through C-core gRPC with its default authority (tracker T33)."""
+"""Calls servers through C-core gRPC with its default authority (tracker T33, T47)."""
 
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import grpc
@@ -31,8 +32,67 @@ def request(root):
     return b"".join(field(i + 1, text.encode()) for i, text in enumerate(parts))
 
 
+def serve(binary, root, name):
+    """Starts a server at the sockets in `root` and waits until it is ready."""
+    log = root / name
+    server = subprocess.Popen(
+        [binary, "serve", "--backends", "local", "--local-root", root / "secrets", "--socket-dir", root, "--admin-addr", "127.0.0.1:0"],
+        stderr=log.open("w"),
+    )
+    deadline = time.monotonic() + 20
+    while " ready " not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return server
+
+
+def upgrade(binary, root):
+    """Calls all the time over one channel while one server relieves another (tracker T47)."""
+    servers = [serve(binary, root, "old")]
+    failures, mounted, stop = [], [0], threading.Event()
+
+    def calls():
+        with grpc.insecure_channel(f"unix:{root}/local.sock") as channel:
+            mount = channel.unary_unary("/v1alpha1.CSIDriverProvider/Mount")
+            while not stop.is_set():
+                try:
+                    assert b"marker-value" in mount(request(root), timeout=30)
+                    mounted[0] += 1
+                except grpc.RpcError as error:
+                    failures.append(error)
+
+    def more(count):
+        want, deadline = mounted[0] + count, time.monotonic() + 30
+        while mounted[0] < want and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    caller = threading.Thread(target=calls)
+    caller.start()
+    try:
+        for turn in range(3):
+            more(100)
+            servers.append(serve(binary, root, f"new-{turn}"))
+            more(100)
+            servers[-2].terminate()
+            assert servers[-2].wait(20) == 0
+        more(100)
+    finally:
+        stop.set()
+        caller.join()
+        for server in servers:
+            server.terminate()
+            server.wait(20)
+    assert not failures and mounted[0] >= 700, (mounted, failures)
+    return mounted[0]
+
+
 def main(binary):
     passed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        (root / "secrets").mkdir()
+        (root / "secrets/canary").write_text("marker-value")
+        print(f"{upgrade(binary, root)} mounts during three upgrades, none failed")
+        passed += 1
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         (root / "secrets").mkdir()

@@ -130,6 +130,11 @@ impl Faults {
         self.armed.store(false, Ordering::Release);
     }
 
+    /// Takes those away that name this host.
+    pub fn clear_of(&self, host: &str) {
+        self.list.lock().unwrap().retain(|fault| fault.host.as_deref() != Some(host));
+    }
+
     /// Finds the fault for a request and counts it.
     pub fn meet(&self, method: &str, host: &str, path: &str) -> Option<Fault> {
         if !self.armed.load(Ordering::Acquire) {

@@ -24,6 +24,11 @@ const PEM: [&str; 3] = [
     include_str!("keys/forged-test-only.pem"),
 ];
 const FORGED: usize = 2;
+/// What stands before an RSA key of 2048 bits in a SubjectPublicKeyInfo.
+const SPKI_OF_RSA_2048: [u8; 24] = [
+    0x30, 0x82, 0x01, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01,
+    0x05, 0x00, 0x03, 0x82, 0x01, 0x0f, 0x00,
+];
 
 /// What is wrong with a token, if anything. A token of another account is a right token of that account.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -84,7 +89,7 @@ struct Header {
 pub struct Issuer {
     url: Mutex<String>,
     keys: Vec<RsaKeyPair>,
-    /// How often the keys were rotated: names the active key and its `kid`.
+    /// How often the keys were rotated: names the active key.
     rotations: AtomicU64,
     minted: AtomicU64,
     clock: Clock,
@@ -204,8 +209,10 @@ impl Issuer {
         &self.keys[usize::try_from(self.rotations.load(Ordering::Relaxed) % 2).unwrap()]
     }
 
+    /// As Kubernetes derives it, so that an API server that signs with the same key is believed.
     fn kid(&self) -> String {
-        format!("lab-{}", self.rotations.load(Ordering::Relaxed))
+        let spki = [&SPKI_OF_RSA_2048, self.active().public_key().as_ref()].concat();
+        URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, &spki))
     }
 
     fn public(&self) -> RsaPublicKeyComponents<Vec<u8>> {

@@ -21,6 +21,7 @@ use crate::entry::Dialect;
 use crate::error::Problem;
 use crate::http::Http;
 use crate::plan::{Account, Credential, Plan, Reading};
+use crate::policy::Reach;
 use crate::secret::SecretText;
 
 /// Settings of the backend.
@@ -121,6 +122,14 @@ impl Backend for Azure {
 
     fn explain(&self, plan: &Plan<Self>) -> Account {
         explain::account(plan)
+    }
+
+    fn reach(plan: &Plan<Self>) -> Reach {
+        let identity = match &plan.target.identity {
+            Identity::Machine { client_id: None } => "system-assigned",
+            Identity::Machine { client_id: Some(client_id) } | Identity::App { client_id } => client_id,
+        };
+        Reach { addresses: vec![plan.target.vault.clone()], identity: identity.to_owned(), caseless: true }
     }
 
     async fn login(&self, target: &Target, credential: &Credential) -> Result<Login<Session>, Problem> {

@@ -18,6 +18,7 @@ use crate::call::Call;
 use crate::entry::Dialect;
 use crate::error::{Kind, Problem};
 use crate::plan::{Account, Credential, Form, Plan, Reading};
+use crate::policy::Reach;
 use crate::secret::SecretBytes;
 
 /// Greatest file that is read; the driver takes 4 MiB in all.
@@ -65,6 +66,11 @@ impl Backend for Local {
             requests: plan.reads.iter().map(request).collect(),
             permissions: vec!["the server's user reads the files".to_owned()],
         }
+    }
+
+    fn reach(plan: &Plan<Self>) -> Reach {
+        let addresses = plan.reads.iter().map(|read| read.name.clone()).collect();
+        Reach { addresses, identity: "node".to_owned(), caseless: false }
     }
 
     async fn login(&self, _: &(), _: &Credential) -> Result<Login<()>, Problem> {

@@ -7,7 +7,8 @@ use keyferry::gather::Gather;
 use keyferry::proto::csi_driver_provider_client::CsiDriverProviderClient;
 use keyferry::proto::{MountRequest, MountResponse};
 use keyferry::server::dial::{self, Channel};
-use keyferry::server::{self, Running};
+use keyferry::server::volumes::Volumes;
+use keyferry::server::{self, Running, Served};
 use keyferry::telemetry::metrics::Metrics;
 use tonic::{Request, Status};
 
@@ -28,9 +29,10 @@ impl Driver {
             budget: Duration::from_secs(110),
             grace: Duration::from_secs(5),
             most_answer: 4 << 20,
-            most_volumes: 100,
+            wait_for_socket: Duration::ZERO,
         };
-        let running = server::open(&[backend], &metrics, &settings).await.unwrap();
+        let served = Served { backend, volumes: Arc::new(Volumes::new(100, Duration::from_secs(60))) };
+        let running = server::open(&[served], &metrics, &settings, &Arc::default()).await.unwrap();
         let channel = dial::connect(&running.sockets[0]).await.unwrap();
         let client = CsiDriverProviderClient::with_origin(channel, dial::origin());
         Self { client, metrics, _running: running, _dir: dir }

@@ -3,3 +3,4 @@
 pub mod azure;
 pub mod driver;
 pub mod log;
+pub mod server;

@@ -229,6 +229,11 @@ impl AzureStandIn {
         self.shared.faults.clear();
     }
 
+    /// Takes away those faults that were armed for this host.
+    pub fn clear_faults_of(&self, host: &str) {
+        self.shared.faults.clear_of(host);
+    }
+
     /// Gives the requests so far, in the order in which they came.
     pub fn log(&self) -> Vec<Logged> {
         self.shared.log.all()
