@@ -3,6 +3,54 @@
 use crate::error::{Problem, Spot};
 use crate::yaml::{Content, Node};
 
+/// A parameter or a field of an entry, as the reference shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its name; case counts.
+    pub name: &'static str,
+    /// What it may hold, in Markdown.
+    pub accepts: &'static str,
+    /// What holds where it is empty.
+    pub default: &'static str,
+    /// What it does.
+    pub says: &'static str,
+    /// Whether the peer has it not.
+    pub own: bool,
+}
+
+impl Field {
+    /// One that the peer has as well.
+    pub const fn new(
+        name: &'static str,
+        accepts: &'static str,
+        default: &'static str,
+        says: &'static str,
+    ) -> Self {
+        Self { name, accepts, default, says, own: false }
+    }
+
+    /// One that the peer does not have.
+    pub const fn own(
+        name: &'static str,
+        accepts: &'static str,
+        default: &'static str,
+        says: &'static str,
+    ) -> Self {
+        Self { name, accepts, default, says, own: true }
+    }
+}
+
+/// The names of `fields`.
+pub const fn names<const N: usize>(fields: &[Field; N]) -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut at = 0;
+    while at < N {
+        names[at] = fields[at].name;
+        at += 1;
+    }
+    names
+}
+
 /// One entry under examination. Line numbers are those of the text that the entry stands in.
 pub struct Entry<'a> {
     node: &'a Node,
@@ -46,22 +94,36 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// The node of a field.
+    pub fn node(&self, field: &str) -> Option<&Node> {
+        self.node.get(field)
+    }
+
     /// Whether the field is there with a value.
     pub fn has(&self, field: &str) -> bool {
         self.node.get(field).is_some_and(|value| !matches!(value.content, Content::Null))
     }
 
-    /// A boolean: `true`, `false` and the other spellings of Go's ParseBool.
+    /// A boolean: `true`, `false` and the other spellings of Go's ParseBool; false where it is absent.
     pub fn flag(&self, field: &str, problems: &mut Vec<Problem>) -> bool {
+        self.choice(field, problems).unwrap_or_default()
+    }
+
+    /// A boolean that may be left to a default.
+    pub fn choice(&self, field: &str, problems: &mut Vec<Problem>) -> Option<bool> {
         let text = self.text(field, problems);
-        boolean(&text).unwrap_or_else(|| {
+        if text.is_empty() {
+            return None;
+        }
+        let read = boolean(&text);
+        if read.is_none() {
             problems.push(
                 Problem::config(format!("{field} {text:?} is no boolean"))
                     .at(self.spot_of(field))
                     .hint("write true or false"),
             );
-            false
-        })
+        }
+        read
     }
 
     /// Names fields that mean nothing, with the nearest name that does.

@@ -1,5 +1,6 @@
 //! The corridor that every door uses: plan, log in, read, shape.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::call::Call;
 use crate::error::{Kind, Problem, Problems};
 use crate::fetch::{Fetch, Session, Settings, Tally};
 use crate::files::{self, File};
-use crate::plan::{Plan, Reading};
+use crate::plan::{Output, Plan, Reading, Unfolded};
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -87,14 +88,38 @@ impl<B: Backend> Store<B> {
         tally: &Tally,
     ) -> Result<Gathered, Problems> {
         let mut session = self.login(plan, tally).await?;
-        let mut readings = self.fetch.all(plan, &session, age, tally).await;
-        if refused(&readings) {
+        let mut read = self.read(plan, &session, age, tally).await;
+        if refused(&read.readings) {
             // The store no longer takes this session: one more try with a new one.
             self.fetch.drop_session(plan, &session);
             session = self.login(plan, tally).await?;
-            readings = self.fetch.all(plan, &session, age, tally).await;
+            read = self.read(plan, &session, age, tally).await;
         }
-        files::make(&plan.outputs, &readings, call.mode)
+        if let Some(clashes) = Problems::some(read.clashes) {
+            return Err(clashes);
+        }
+        let mut gathered = files::make(&read.outputs, &read.readings, call.mode)?;
+        gathered.warnings.splice(0..0, read.warnings);
+        Ok(gathered)
+    }
+
+    /// Reads what the plan names, and then what its series turn out to hold.
+    async fn read<'a>(
+        &self,
+        plan: &'a Plan<B>,
+        session: &Arc<Session<B::Session>>,
+        age: Duration,
+        tally: &Tally,
+    ) -> ReadPlan<'a> {
+        let mut readings = self.fetch.all(plan, &plan.reads, session, age, tally).await;
+        if plan.series.is_empty() {
+            let outputs = Cow::Borrowed(plan.outputs.as_slice());
+            return ReadPlan { outputs, readings, clashes: Vec::new(), warnings: Vec::new() };
+        }
+        let Unfolded { outputs, failed, reads, clashes, warnings } = plan.unfold(&readings);
+        readings.extend(failed.into_iter().map(Err));
+        readings.extend(self.fetch.all(plan, &reads, session, age, tally).await);
+        ReadPlan { outputs: Cow::Owned(outputs), readings, clashes, warnings }
     }
 
     async fn login(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problems> {
@@ -109,6 +134,14 @@ impl<B: Backend> Store<B> {
     fn named(&self, call: &Call, problems: Problems) -> Problems {
         problems.of(B::ERROR_PREFIX, B::NAME, call.class_name().as_deref())
     }
+}
+
+/// Files to make, and the answers that they are made from.
+struct ReadPlan<'a> {
+    outputs: Cow<'a, [Output]>,
+    readings: Vec<Result<Arc<Reading>, Problem>>,
+    clashes: Vec<Problem>,
+    warnings: Vec<String>,
 }
 
 fn refused(readings: &[Result<Arc<Reading>, Problem>]) -> bool {
@@ -127,7 +160,8 @@ impl<B: Backend> Gather for Store<B> {
             let age = self.fetch.max_age(call.occasion, class_age);
             match timeout_at(call.deadline, self.run(&plan, call, age, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
-                    g.warnings.splice(0..0, plan.warnings);
+                    let slips = plan.slips.iter().map(ToString::to_string);
+                    g.warnings.splice(0..0, plan.warnings.into_iter().chain(slips));
                     g
                 }),
                 Err(_) => Err(late(&plan.login_at, &plan.read_at)),
@@ -138,7 +172,11 @@ impl<B: Backend> Gather for Store<B> {
 
     fn check(&self, call: &Call) -> Result<Outline, Problems> {
         let (plan, _) = self.plan(call).map_err(|problems| self.named(call, problems))?;
-        let paths = plan.outputs.iter().map(|output| output.path.to_string()).collect();
+        if let Some(slips) = Problems::some(plan.slips) {
+            return Err(self.named(call, slips));
+        }
+        let series = plan.series.iter().flat_map(|series| &series.outputs);
+        let paths = plan.outputs.iter().chain(series).map(|output| output.path.to_string()).collect();
         Ok(Outline { reads: plan.reads.len(), paths, warnings: plan.warnings })
     }
 

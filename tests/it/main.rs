@@ -10,7 +10,9 @@ mod http;
 mod identities;
 mod layers;
 mod proto;
+mod reference;
 mod server;
 #[path = "../standins/mod.rs"]
 mod standins;
 mod support;
+mod ways;

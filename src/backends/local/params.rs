@@ -14,15 +14,7 @@ const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
 
 pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
     let mut problems = Vec::new();
-    let mut plan = Plan {
-        target: (),
-        credential: Credential::Node,
-        login_at: "local".to_owned(),
-        read_at: "local".to_owned(),
-        reads: Vec::new(),
-        outputs: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut plan = Plan::new((), Credential::Node, "local".to_owned(), "local".to_owned());
     for key in call.parameters.keys().filter(|key| !["objects", "maxAge"].contains(key)) {
         let near = nearest(key, &["objects", "maxAge"]);
         plan.warnings.push(format!("parameter {key:?} is unknown and ignored{near}"));
@@ -30,7 +22,7 @@ pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
     for (index, node) in entries(call, &mut problems).iter().enumerate() {
         entry(&mut plan, node, index, &mut problems);
     }
-    problems.extend(check_paths(&plan.outputs, true, &mut plan.warnings));
+    problems.extend(check_paths(plan.outputs.iter(), None));
     match Problems::some(problems) {
         Some(problems) => Err(problems),
         None => Ok(plan),
