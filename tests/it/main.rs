@@ -4,11 +4,13 @@
 mod azure;
 mod cases;
 mod check;
+mod clouds;
 mod contract;
 mod faults;
 mod http;
 mod identities;
 mod layers;
+mod pkcs12;
 mod proto;
 mod reference;
 mod server;
