@@ -116,22 +116,36 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// The node of a field.
+    pub fn node(&self, field: &str) -> Option<&Node> {
+        self.node.get(field)
+    }
+
     /// Whether the field is there with a value.
     pub fn has(&self, field: &str) -> bool {
         self.node.get(field).is_some_and(|value| !matches!(value.content, Content::Null))
     }
 
-    /// A boolean: `true`, `false` and the other spellings of Go's ParseBool.
+    /// A boolean: `true`, `false` and the other spellings of Go's ParseBool; false where it is absent.
     pub fn flag(&self, field: &str, problems: &mut Vec<Problem>) -> bool {
+        self.choice(field, problems).unwrap_or_default()
+    }
+
+    /// A boolean that may be left to a default.
+    pub fn choice(&self, field: &str, problems: &mut Vec<Problem>) -> Option<bool> {
         let text = self.text(field, problems);
-        boolean(&text).unwrap_or_else(|| {
+        if text.is_empty() {
+            return None;
+        }
+        let read = boolean(&text);
+        if read.is_none() {
             problems.push(
                 Problem::config(format!("{field} {text:?} is no boolean"))
                     .at(self.spot_of(field))
                     .hint("write true or false"),
             );
-            false
-        })
+        }
+        read
     }
 
     /// Names fields that mean nothing, with the nearest name that does.

@@ -1,5 +1,6 @@
 //! The corridor that every door uses: plan, log in, read, shape.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::entry::Dialect;
 use crate::error::{Kind, Problem, Problems, Warning};
 use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit};
 use crate::files::{self, File};
-use crate::plan::{Account, Output, Plan, Reading};
+use crate::plan::{Account, Output, Plan, Reading, Unfolded};
 use crate::policy::{Policy, Reach};
 
 /// What a call brought.
@@ -35,6 +36,8 @@ pub struct Outline {
     pub warnings: Vec<Warning>,
     /// Files of the entries that are right.
     pub files: Vec<Output>,
+    /// Files of which there are as many as the store has versions, and at most how many; the first of each.
+    pub series: Vec<(Output, usize)>,
     /// What would be done; nothing where there are problems.
     pub account: Option<Account>,
     /// Where it goes, and as whom: what the policy is asked about.
@@ -108,14 +111,38 @@ impl<B: Backend> Store<B> {
         tally: &Tally,
     ) -> Result<Gathered, Problems> {
         let mut session = self.login(plan, tally).await?;
-        let mut readings = self.fetch.all(plan, &session, age, tally).await;
-        if refused(&readings) {
+        let mut read = self.read(plan, &session, age, tally).await;
+        if refused(&read.readings) {
             // The store no longer takes this session: one more try with a new one.
             self.fetch.drop_session(plan, &session);
             session = self.login(plan, tally).await?;
-            readings = self.fetch.all(plan, &session, age, tally).await;
+            read = self.read(plan, &session, age, tally).await;
         }
-        files::make(&plan.outputs, &readings, call.mode)
+        if let Some(clashes) = Problems::some(read.clashes) {
+            return Err(clashes);
+        }
+        let mut gathered = files::make(&read.outputs, &read.readings, call.mode)?;
+        gathered.warnings.splice(0..0, read.warnings);
+        Ok(gathered)
+    }
+
+    /// Reads what the plan names, and then what its series turn out to hold.
+    async fn read<'a>(
+        &self,
+        plan: &'a Plan<B>,
+        session: &Arc<Session<B::Session>>,
+        age: Duration,
+        tally: &Tally,
+    ) -> ReadPlan<'a> {
+        let mut readings = self.fetch.all(plan, &plan.reads, session, age, tally).await;
+        if plan.series.is_empty() {
+            let outputs = Cow::Borrowed(plan.outputs.as_slice());
+            return ReadPlan { outputs, readings, clashes: Vec::new(), warnings: Vec::new() };
+        }
+        let Unfolded { outputs, failed, reads, clashes, warnings } = plan.unfold(&readings);
+        readings.extend(failed.into_iter().map(Err));
+        readings.extend(self.fetch.all(plan, &reads, session, age, tally).await);
+        ReadPlan { outputs: Cow::Owned(outputs), readings, clashes, warnings }
     }
 
     async fn login(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problems> {
@@ -130,6 +157,14 @@ impl<B: Backend> Store<B> {
     fn named(&self, call: &Call, problems: Problems) -> Problems {
         problems.of(B::ERROR_PREFIX, B::NAME, call.class_name().as_deref())
     }
+}
+
+/// Files to make, and the answers that they are made from.
+struct ReadPlan<'a> {
+    outputs: Cow<'a, [Output]>,
+    readings: Vec<Result<Arc<Reading>, Problem>>,
+    clashes: Vec<Problem>,
+    warnings: Vec<String>,
 }
 
 fn refused(readings: &[Result<Arc<Reading>, Problem>]) -> bool {
@@ -170,9 +205,12 @@ impl<B: Backend> Gather for Store<B> {
     fn check(&self, call: &Call) -> Outline {
         let (plan, _, mut problems) = self.plan(call);
         problems.extend_from_slice(&plan.slips);
+        let series =
+            plan.series.iter().flat_map(|all| all.outputs.iter().map(|output| (output.clone(), all.most)));
+        let series = series.collect();
         let account = problems.is_empty().then(|| self.backend.explain(&plan));
         let reach = B::reach(&plan);
-        Outline { problems, warnings: plan.warnings, files: plan.outputs, account, reach }
+        Outline { problems, warnings: plan.warnings, files: plan.outputs, series, account, reach }
     }
 
     fn forget(&self) {

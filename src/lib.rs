@@ -15,6 +15,7 @@ pub mod fetch;
 pub mod files;
 pub mod gather;
 pub mod http;
+pub mod kube;
 pub mod path;
 pub mod plan;
 pub mod policy;

@@ -33,6 +33,22 @@ impl RelPath {
         Ok(Self(text.to_owned()))
     }
 
+    /// Checks `text` without its superfluous parts: `./`, `//` and a `/` at the end.
+    pub fn cleaned(text: &str) -> Result<Self, &'static str> {
+        let parts: Vec<_> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        let root = if text.starts_with('/') { "/" } else { "" };
+        Self::new(&format!("{root}{}", parts.join("/")))
+    }
+
+    /// The path with another number at the start of its last part: of `a/0.crt` it makes `a/7.crt`.
+    /// Who makes the first one leaves room for ten digits.
+    pub fn numbered(&self, number: u32) -> Self {
+        let (folder, last) = self.0.rsplit_once('/').unwrap_or(("", &self.0));
+        let rest = last.trim_start_matches(|c: char| c.is_ascii_digit());
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        Self(format!("{folder}{number}{rest}"))
+    }
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -107,6 +123,16 @@ mod tests {
         assert!(RelPath::new(&"a".repeat(256)).is_err());
         for good in ["a", "a/b", ".dockerconfigjson", "a/..x", "with space", "a\\b"] {
             assert!(RelPath::new(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn paths_of_a_series_differ_by_number() {
+        let path = RelPath::cleaned("./a//b/0.crt").unwrap();
+        assert_eq!(path.numbered(7).as_str(), "a/b/7.crt");
+        assert_eq!(RelPath::cleaned("a/").unwrap().as_str(), "a");
+        for bad in ["", ".", "/a", "a/../b"] {
+            assert!(RelPath::cleaned(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! What a class asks for, as data: requests to make and files to write from their answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::backends::Backend;
-use crate::error::{Problem, Spot, Warning};
+use crate::error::{Kind, Problem, Spot, Warning};
 use crate::path::{Mode, RelPath};
 use crate::secret::{SecretBytes, SecretText};
 
@@ -22,6 +23,8 @@ pub struct Plan<B: Backend> {
     pub reads: Vec<B::Read>,
     /// Files in the user's order.
     pub outputs: Vec<Output>,
+    /// Files whose number the store decides.
+    pub series: Vec<Series<B>>,
     /// What is odd but allowed.
     pub warnings: Vec<Warning>,
     /// Mistakes that a mount forgives with a warning and `check` refuses.
@@ -42,6 +45,21 @@ pub struct Account {
 }
 
 impl<B: Backend> Plan<B> {
+    /// A plan without requests and files.
+    pub fn new(target: B::Target, credential: Credential, login_at: String, read_at: String) -> Self {
+        Self {
+            target,
+            credential,
+            login_at,
+            read_at,
+            reads: Vec::new(),
+            outputs: Vec::new(),
+            series: Vec::new(),
+            warnings: Vec::new(),
+            slips: Vec::new(),
+        }
+    }
+
     /// Index of `read` in the plan, added if it is new.
     pub fn read(&mut self, read: B::Read) -> usize {
         match self.reads.iter().position(|known| *known == read) {
@@ -54,6 +72,102 @@ impl<B: Backend> Plan<B> {
     }
 }
 
+/// What a series of the answers so far came to.
+pub struct Unfolded<B: Backend> {
+    /// All files, in the user's order. Their reads are those of the plan, then `failed`, then `reads`.
+    pub outputs: Vec<Output>,
+    /// Series that cannot be read.
+    pub failed: Vec<Problem>,
+    /// Further requests, each once.
+    pub reads: Vec<B::Read>,
+    /// Files that cannot stand beside each other.
+    pub clashes: Vec<Problem>,
+    /// Oddities that only the answers show.
+    pub warnings: Vec<String>,
+}
+
+type Answers = [Result<Arc<Reading>, Problem>];
+
+impl<B: Backend> Plan<B> {
+    /// Puts the files of every series where they belong, now that the store has said how many there are.
+    pub fn unfold(&self, answers: &Answers) -> Unfolded<B> {
+        let found: Vec<Result<Vec<String>, Problem>> =
+            self.series.iter().map(|series| series.versions(&answers[series.list])).collect();
+        let failures = found.iter().filter(|versions| versions.is_err()).count();
+        let (mut failed, mut reads, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        let mut outputs = Vec::new();
+        let mut rest = self.outputs.iter();
+        let mut taken = 0;
+        for (series, versions) in self.series.iter().zip(found) {
+            outputs.extend(rest.by_ref().take(series.at - taken).cloned());
+            taken = series.at;
+            match versions {
+                Err(problem) => {
+                    failed.push(problem);
+                    let read = self.reads.len() + failed.len() - 1;
+                    outputs.extend(series.outputs.last().map(|last| Output { read, ..last.clone() }));
+                }
+                Ok(versions) => {
+                    let surplus = series.surplus.iter().filter(|(asked, _)| versions.len() > *asked);
+                    warnings.extend(surplus.map(|(_, word)| word.clone()));
+                    for (index, version) in (0..).zip(&versions) {
+                        let read = (series.read)(&self.reads[series.list], version);
+                        let at = reads.iter().position(|known| *known == read).unwrap_or(reads.len());
+                        if at == reads.len() {
+                            reads.push(read);
+                        }
+                        let read = self.reads.len() + failures + at;
+                        outputs.extend(series.outputs.iter().map(|output| output.numbered(read, index)));
+                    }
+                }
+            }
+        }
+        outputs.extend(rest.cloned());
+        let mut slips = Vec::new();
+        let clashes = check_paths(outputs.iter(), Some(&mut slips));
+        warnings.extend(slips.iter().map(ToString::to_string));
+        Unfolded { outputs, failed, reads, clashes, warnings }
+    }
+}
+
+/// Versions of one object, each in a file of its own (azure.md 8).
+pub struct Series<B: Backend> {
+    /// Index of the read that lists; its answer is [`Form::Versions`].
+    pub list: usize,
+    /// The read of a version that `list` names.
+    pub read: fn(list: &B::Read, version: &str) -> B::Read,
+    /// Number of the plan's outputs that come before it.
+    pub at: usize,
+    /// The version to start from; else the newest.
+    pub start: Option<String>,
+    /// Versions at most.
+    pub most: usize,
+    /// A word for the log where more versions come than this number.
+    pub surplus: Option<(usize, String)>,
+    /// The files of each version; the last part of a path starts with the version's number.
+    pub outputs: Vec<Output>,
+}
+
+impl<B: Backend> Series<B> {
+    fn versions(&self, answer: &Result<Arc<Reading>, Problem>) -> Result<Vec<String>, Problem> {
+        let reading = answer.as_ref().map_err(Clone::clone)?;
+        let listed = std::str::from_utf8(reading.value.expose()).unwrap_or_default();
+        let all: Vec<_> = listed.lines().collect();
+        let first = match &self.start {
+            None => 0,
+            Some(start) => all.iter().position(|version| version == start).unwrap_or(all.len()),
+        };
+        if first < all.len() {
+            return Ok(all[first..].iter().take(self.most).map(|version| (*version).to_owned()).collect());
+        }
+        let what = match &self.start {
+            Some(start) => format!("version {start} is not among the {} enabled versions", all.len()),
+            None => "no version is enabled".to_owned(),
+        };
+        Err(Problem::new(Kind::NotFound, what).hint("enable the version, or start from another one"))
+    }
+}
+
 /// What a caller presents to a store.
 #[derive(Clone, Debug)]
 pub enum Credential {
@@ -63,6 +177,8 @@ pub enum Credential {
     Token(SecretText),
     /// Secret of a service principal.
     Password(SecretText),
+    /// Certificate and private key of a service principal, as PEM.
+    Certificate(SecretText),
 }
 
 /// One file to make.
@@ -86,6 +202,13 @@ pub struct Output {
     pub label: String,
     /// Place of the entry.
     pub spot: Spot,
+}
+
+impl Output {
+    /// This file for version number `index` of its series.
+    fn numbered(&self, read: usize, index: u32) -> Self {
+        Self { read, path: self.path.numbered(index), id: format!("{}/{index}", self.id), ..self.clone() }
+    }
 }
 
 /// Which answers make a file.
@@ -115,7 +238,11 @@ pub enum Step {
     Pem {
         /// Leaf first, root last.
         order_chain: bool,
+        /// The same for a certificate that is PEM in the store.
+        order_pem: bool,
     },
+    /// One part of a certificate with its key; an empty one is an error.
+    Part(Part),
     /// The certificate blocks of a PEM text.
     Certificates,
     /// All other blocks of a PEM text.
@@ -132,6 +259,21 @@ pub enum Step {
     Hex,
     /// A member of a JSON or YAML value.
     Field(String),
+}
+
+/// A part of a certificate with its key (azure.md 16 row 33).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The private key.
+    Key,
+    /// The certificate that signs no other.
+    Leaf,
+    /// All certificates.
+    Chain,
+    /// All but the leaf.
+    Authorities,
+    /// The PFX, as a binary file.
+    Pfx,
 }
 
 /// One answer of a store.
@@ -158,6 +300,8 @@ pub enum Form {
     CertificatePkcs12,
     /// A certificate with its key in a form nobody knows; holds the content type.
     CertificateUnknown(String),
+    /// Versions of an object, one id a line, newest first.
+    Versions,
 }
 
 /// Finds equal paths and paths that lie inside another file. Equal ones are refused, or only noted in

@@ -165,6 +165,34 @@ impl Node {
         }
     }
 
+    /// A whole number as go-yaml reads one into 32 bits: bases by prefix, `_` between digits, fractions cut
+    /// off; null is 0 (azure.md 5). The error is the tag of what was found.
+    pub fn int32(&self) -> Result<i32, &'static str> {
+        let text = match &self.content {
+            Content::Null => return Ok(0),
+            Content::Text { text, plain: true } => text.replace('_', ""),
+            _ => return Err(self.kind()),
+        };
+        let (sign, digits) = match text.strip_prefix('-') {
+            Some(rest) => (-1, rest),
+            None => (1, text.strip_prefix('+').unwrap_or(&text)),
+        };
+        let based = |prefix: &[&str], base| {
+            let digits = prefix.iter().find_map(|p| digits.strip_prefix(p))?;
+            i64::from_str_radix(digits, base).ok().filter(|_| !digits.starts_with(['+', '-']))
+        };
+        let number = based(&["0x", "0X"], 16)
+            .or_else(|| based(&["0o", "0O"], 8))
+            .or_else(|| based(&["0b", "0B"], 2))
+            .or_else(|| based(&["0"], 8))
+            .or_else(|| digits.parse().ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_digit())));
+        let number = match number {
+            Some(number) => sign * number,
+            None => fraction(&text).ok_or_else(|| self.kind())?,
+        };
+        i32::try_from(number).map_err(|_| self.kind())
+    }
+
     /// The tag that errors name, such as `!!map`.
     pub fn kind(&self) -> &'static str {
         match &self.content {
@@ -175,6 +203,17 @@ impl Node {
             Content::Map(_) => "!!map",
         }
     }
+}
+
+/// A number with a fraction or an exponent, cut off towards 0.
+fn fraction(text: &str) -> Option<i64> {
+    let numeric = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    let number = text.parse::<f64>().ok().filter(|number| numeric && number.abs() < 1e15)?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "cutting off is what is wanted; the range was checked"
+    )]
+    Some(number.trunc() as i64)
 }
 
 fn resolve(text: &str) -> &'static str {
@@ -515,6 +554,38 @@ mod tests {
         assert_eq!(text_of("{\"a\": \"x\"}"), "x");
         assert!(parse("# only\n").unwrap().is_none_or(|n| matches!(n.content, Content::Null)));
         assert_eq!(text_of("a: !!binary eA=="), "x");
+    }
+
+    #[test]
+    fn azure_5_whole_numbers_are_read_as_the_peer_reads_them() {
+        let read = |text: &str| parse(&format!("a: {text}")).unwrap().unwrap().get("a").unwrap().int32();
+        for (text, number) in [
+            ("5", 5),
+            ("0x5", 5),
+            ("0o5", 5),
+            ("0b101", 5),
+            ("1_0", 10),
+            ("010", 8),
+            ("5.9", 5),
+            ("-3", -3),
+            ("1e1", 10),
+            ("0", 0),
+            ("~", 0),
+            ("", 0),
+        ] {
+            assert_eq!(read(text), Ok(number), "{text}");
+        }
+        for (text, tag) in [
+            ("\"5\"", "!!str"),
+            ("five", "!!str"),
+            ("true", "!!bool"),
+            ("2147483648", "!!int"),
+            ("99999999999999999999", "!!int"),
+            ("[5]", "!!seq"),
+            ("0x-5", "!!str"),
+        ] {
+            assert_eq!(read(text), Err(tag), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The stores: one folder each, behind four methods.
 //!
-//! A backend may use `http`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
+//! A backend may use `http`, `kube`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
 //! `server`, `fetch`, `cli`, the environment or tasks of its own: caching, retries, limits and
 //! deadlines are the engine's. Adding one is a folder and a line in [`open`].
 

@@ -54,6 +54,16 @@ pub(super) struct Stores {
     /// Cloud of Azure classes that name none
     #[arg(long, value_name = "NAME", default_value = "AzurePublicCloud")]
     pub(super) azure_cloud_name: String,
+    /// Address of the token proxy for classes with useAzureTokenProxy
+    #[arg(long, value_name = "URL", default_value = "https://kubernetes.default.svc.cluster.local", value_parser = crate::backends::azure::binding::address)]
+    pub(super) azure_token_proxy_url: http::Uri,
+    /// Name that the token proxy has in TLS; else it is worked out of the API server's certificate
+    #[arg(long, value_name = "NAME")]
+    pub(super) azure_sni_name: Option<String>,
+    /// Take client and tenant of Azure classes that name no identity from the annotations of the pod's service
+    /// account; needs get on serviceaccounts in the cluster
+    #[arg(long)]
+    pub(super) azure_service_account_identity: bool,
     /// File of the AzureStackCloud for classes that name none
     #[arg(long, value_name = "FILE", env = "AZURE_ENVIRONMENT_FILEPATH")]
     pub(super) azure_environment_file: Option<PathBuf>,

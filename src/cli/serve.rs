@@ -13,6 +13,7 @@ use crate::backends::{self, azure};
 use crate::fetch;
 use crate::gather::Gather;
 use crate::http::Http;
+use crate::kube;
 use crate::policy::Policy;
 use crate::server::health::Health;
 use crate::server::volumes::Volumes;
@@ -57,9 +58,7 @@ pub(super) fn open(
         connect_to: stores.connect_to.clone(),
         ..crate::http::Settings::from_env()
     });
-    let cloud = azure::cloud::by_name(&stores.azure_cloud_name).ok_or_else(|| {
-        Failed::input(format!("--azure-cloud-name {:?} is not valid", stores.azure_cloud_name))
-    })?;
+    let cloud = azure_cloud(stores)?;
     let settings = backends::Settings {
         local_root: stores.local_root.clone(),
         azure: azure::Settings {
@@ -67,10 +66,37 @@ pub(super) fn open(
             environment_file: stores.azure_environment_file.clone(),
             order_chain: stores.azure_construct_pem_chain,
             split: stores.azure_write_cert_and_key_in_separate_files,
+            token_proxy: token_proxy(stores),
+            service_accounts: stores.azure_service_account_identity.then(kube::Settings::from_env),
             offline,
         },
     };
     Ok((backends::open(&settings, &http, engine), http))
+}
+
+/// The cloud of classes that name none; nothing where a file describes it.
+fn azure_cloud(stores: &Stores) -> Result<Option<azure::cloud::Cloud>, Failed> {
+    let name = &stores.azure_cloud_name;
+    if azure::cloud::is_stack(name) {
+        return match &stores.azure_environment_file {
+            Some(_) => Ok(None),
+            None => Err(Failed::input("--azure-cloud-name AzureStackCloud needs --azure-environment-file")),
+        };
+    }
+    match azure::cloud::by_name(name) {
+        Some(cloud) => Ok(Some(cloud)),
+        None => Err(Failed::input(format!("--azure-cloud-name {name:?} is not valid"))),
+    }
+}
+
+/// The proxy of identity binding; the API server's port is known from the environment (azure.md 11.6).
+fn token_proxy(stores: &Stores) -> azure::binding::Settings {
+    let port = std::env::var("KUBERNETES_SERVICE_PORT").ok().and_then(|port| port.parse().ok());
+    azure::binding::Settings {
+        url: stores.azure_token_proxy_url.clone(),
+        server_name: stores.azure_sni_name.clone(),
+        ..azure::binding::Settings::default().with_api_port(port.unwrap_or(443))
+    }
 }
 
 /// Those of `opened` that `--backends` names, or all where it is not given.

@@ -3,17 +3,8 @@
 use p12_keystore::{Pkcs12Archive, error::Error as Broken};
 use zeroize::Zeroizing;
 
-use super::{Error, chain, error, pem};
+use super::{Error, Pem, chain, error, pem};
 use crate::secret::SecretBytes;
-
-/// Blocks, and a note for the log.
-#[derive(Debug)]
-pub struct Pem {
-    /// The text.
-    pub text: SecretBytes,
-    /// Why the certificates are not in order, if they are not.
-    pub note: Option<String>,
-}
 
 /// Reads every key and certificate, in bag order; `order_chain` puts the leaf first and the root last.
 pub fn to_pem(der: &[u8], order_chain: bool) -> Result<Pem, Error> {

@@ -225,8 +225,36 @@ fn azure_11_explain_tells_every_identity_and_right() {
         assert!(rights.contains(role), "{rights}");
     }
     let identity = |text: &str| explained(text)["identity"].as_str().unwrap().to_owned();
-    assert!(identity("").starts_with("the service principal (clientid, clientsecret)"));
+    assert!(identity("").starts_with("the service principal in the Secret that"));
     assert_eq!(identity("    useVMManagedIdentity: 'true'\n"), "the node's system-assigned managed identity");
+}
+
+#[test]
+fn azure_8_numbered_files_of_a_history_can_be_named() {
+    let class = |file: &str| {
+        format!(
+            "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {{name: a}}\nspec:\n  \
+             provider: azure\n  parameters:\n    keyvaultName: shopkv\n    tenantID: t\n    clientID: c\n    objects: |\n      \
+             - {{objectName: s, objectType: secret, objectAlias: rot, objectVersionHistory: 2}}\n  secretObjects:\n  \
+             - {{secretName: a, type: Opaque, data: [{{objectName: {file}, key: k}}]}}\n"
+        )
+    };
+    for there in ["rot/0", "rot/2"] {
+        assert_eq!(text(&class(there), &[]).status.code(), Some(0), "{there}");
+    }
+    for missing in ["rot", "rot/3", "rot/x", "rot/01"] {
+        assert_eq!(text(&class(missing), &[]).status.code(), Some(2), "{missing}");
+    }
+    let plan = json(&text(&class("rot/0"), &["--explain", "--output", "json"]))["plans"][0].clone();
+    assert_eq!(plan["files"][0]["path"], "rot/0 to rot/2");
+    assert_eq!(
+        plan["requests"][0],
+        "GET https://shopkv.vault.azure.net/secrets/s/versions, and each version"
+    );
+    assert!(
+        plan["permissions"][0].as_str().unwrap().contains("access policy get and list on secrets"),
+        "{plan}"
+    );
 }
 
 #[test]

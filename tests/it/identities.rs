@@ -34,16 +34,9 @@ impl Backend for Mirror {
     type Session = usize;
 
     fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>) {
-        let mut plan = Plan {
-            target: call.parameters.text("target").to_owned(),
-            credential: Credential::Token(SecretText::new(call.parameters.text("token").to_owned())),
-            login_at: "login".into(),
-            read_at: "store".into(),
-            reads: vec![],
-            outputs: vec![],
-            warnings: vec![],
-            slips: vec![],
-        };
+        let credential = Credential::Token(SecretText::new(call.parameters.text("token").to_owned()));
+        let target = call.parameters.text("target").to_owned();
+        let mut plan = Plan::new(target, credential, "login".into(), "store".into());
         let read = plan.read(call.parameters.text("object").to_owned());
         plan.outputs.push(Output {
             read,

@@ -4,15 +4,19 @@
 mod azure;
 mod cases;
 mod check;
+mod clouds;
 mod contract;
 mod faults;
 mod http;
 mod identities;
 mod layers;
 mod operator;
+mod pkcs12;
 mod proto;
+mod reference;
 mod server;
 #[path = "../standins/mod.rs"]
 mod standins;
 mod support;
 mod upgrade;
+mod ways;

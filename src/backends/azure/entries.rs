@@ -6,10 +6,17 @@ use crate::call::Call;
 use crate::entry::{Entry, nearest};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Missing, Only, Output, Plan, Step};
+use crate::plan::{Missing, Only, Output, Part, Plan, Series, Step};
 use crate::yaml::{self, Content, Node, Place, Within};
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";
+
+/// The first file of a folder of versions; one of the greatest number must fit as well.
+fn first_of(folder: &str) -> Result<RelPath, &'static str> {
+    RelPath::cleaned(folder)?;
+    RelPath::cleaned(&format!("{folder}/{}.crt", u32::MAX))?;
+    RelPath::cleaned(&format!("{folder}/0"))
+}
 
 /// The entries of `objects`, each with its number and the place of its text. Plain mappings and a list without
 /// `array` are taken as well (azure.md 16 row 32).
@@ -126,12 +133,29 @@ struct Fields {
     kind: ObjectKind,
     name: String,
     version: String,
-    pfx: bool,
+    form: CertificateForm,
     encoding: Option<Step>,
+    /// The file, or the first one of a history.
     path: RelPath,
+    history: Option<History>,
     mode: Option<Mode>,
     id: String,
     label: String,
+}
+
+/// What becomes of a secret that is a certificate with its key.
+struct CertificateForm {
+    pfx: bool,
+    part: Option<Part>,
+    order: Option<bool>,
+    split: bool,
+}
+
+/// Several versions of one object (azure.md 8).
+#[derive(Clone, Copy)]
+struct History {
+    asked: usize,
+    most: usize,
 }
 
 /// Adds the reads and outputs of one entry to the plan, or its problems to the list.
@@ -143,10 +167,22 @@ pub(super) fn entry(
 ) {
     let entry = Entry::new(node, format!("objects[{index}]"), within.clone(), &ENTRY_NAMES);
     plan.warnings.extend(entry.unknown());
-    let Some(fields) = Checker::new(&entry, problems).fields() else { return };
+    let Some(fields) = Checker::new(&entry, problems).fields(settings) else { return };
     plan.warnings.extend(entry.unreadable("filePermission", fields.mode));
-    let read =
-        plan.read(Read { kind: fields.kind, name: fields.name.clone(), version: fields.version.clone() });
+    if plan.target.hsm && fields.kind != ObjectKind::Key {
+        problems.push(
+            Problem::config(format!("{}a Managed HSM holds keys alone", fields.label))
+                .at(entry.spot_of("objectType"))
+                .hint("write objectType: key, or name a vault"),
+        );
+    }
+    let read = match fields.history {
+        None => {
+            Read::Object { kind: fields.kind, name: fields.name.clone(), version: fields.version.clone() }
+        }
+        Some(_) => Read::Versions { kind: fields.kind, name: fields.name.clone() },
+    };
+    let read = plan.read(read);
     let output = |suffix: &str, only: Only, pick: Option<Step>| {
         Some(Output {
             read,
@@ -160,20 +196,50 @@ pub(super) fn entry(
             spot: entry.spot(),
         })
     };
-    if settings.split && fields.kind == ObjectKind::Secret {
-        plan.outputs.extend(output(".crt", Only::Certificates, Some(Step::Certificates)));
-        plan.outputs.extend(output(".key", Only::Certificates, Some(Step::Keys)));
+    let mut outputs = Vec::new();
+    if fields.form.split && fields.kind == ObjectKind::Secret {
+        outputs.extend(output(".crt", Only::Certificates, Some(Step::Certificates)));
+        outputs.extend(output(".key", Only::Certificates, Some(Step::Keys)));
     }
-    plan.outputs.extend(output("", Only::Always, None));
+    outputs.extend(output("", Only::Always, None));
+    let Some(History { asked, most }) = fields.history else {
+        plan.outputs.extend(outputs);
+        return;
+    };
+    let word = format!(
+        "objects[{index}]: one version more than objectVersionHistory {asked}, as the vendor's provider gives; \
+         objectVersionHistoryExact: true stops at {asked}"
+    );
+    plan.series.push(Series {
+        list: read,
+        read: Read::version,
+        at: plan.outputs.len(),
+        start: (!fields.version.is_empty()).then(|| fields.version.clone()),
+        most,
+        surplus: Some((asked, word)),
+        outputs,
+    });
 }
 
 /// What is done to the value; blocks are picked before the encoding step, which is the last one.
 fn steps(settings: &Settings, fields: &Fields, pick: Option<Step>) -> Vec<Step> {
-    let form = match fields.kind {
-        ObjectKind::Key => vec![Step::PublicKey],
-        ObjectKind::Certificate => vec![Step::Base64, Step::Certificate],
-        ObjectKind::Secret if fields.pfx => vec![],
-        ObjectKind::Secret => vec![Step::Pem { order_chain: settings.order_chain }],
+    let CertificateForm { pfx, part, order, .. } = &fields.form;
+    let pem = Step::Pem {
+        order_chain: order.unwrap_or(settings.order_chain),
+        // A part of a chain has an order, whatever form the store keeps it in.
+        order_pem: order.unwrap_or(part.is_some()),
+    };
+    let form = match (fields.kind, part) {
+        (ObjectKind::Key, _) => vec![Step::PublicKey],
+        (ObjectKind::Certificate, _) => vec![Step::Base64, Step::Certificate],
+        (ObjectKind::Secret, Some(Part::Pfx)) => vec![Step::Part(Part::Pfx)],
+        (ObjectKind::Secret, Some(part)) => vec![pem, Step::Part(*part)],
+        (ObjectKind::Secret, None) if *pfx => match pick {
+            // Split files come out of the PFX itself, so its encoding is not theirs (azure.md 16 row 20).
+            Some(pick) => return vec![pem, pick],
+            None => vec![],
+        },
+        (ObjectKind::Secret, None) => vec![pem],
     };
     form.into_iter().chain(pick).chain(fields.encoding.clone()).collect()
 }
@@ -206,20 +272,36 @@ impl<'a> Checker<'a> {
     }
 
     /// The entry, or nothing where it cannot be planned.
-    fn fields(mut self) -> Option<Fields> {
+    fn fields(mut self, settings: &Settings) -> Option<Fields> {
         let kind = self.kind();
-        let pfx = self.format();
-        let encoding = self.encoding();
-        let path = self.path();
+        let part = self.part();
+        let pfx = self.format(part);
+        let encoding = self.encoding(part);
+        let order = self.choice("orderChain");
+        let split = self.choice("splitFiles");
+        let history = self.history();
+        let path = self.path(history.is_some());
         if path.is_some() || !self.name.is_empty() {
             self.names();
         }
         let mode = self.mode();
-        self.history();
         let Self { name, kind: word, label, version, .. } = self;
         let version = if version.eq_ignore_ascii_case("latest") { String::new() } else { version };
         let id = format!("{word}/{name}");
-        Some(Fields { kind: kind?, name, version, pfx, encoding, path: path?, mode, id, label })
+        let split = split.unwrap_or(settings.split && part.is_none());
+        let form = CertificateForm { pfx, part, order, split };
+        // The certificate object has no key and no chain; both stand in the secret of its name.
+        let kind = if part.is_some() { Some(ObjectKind::Secret) } else { kind };
+        Some(Fields { kind: kind?, name, version, form, encoding, path: path?, history, mode, id, label })
+    }
+
+    /// A boolean that says something about certificates with their keys.
+    fn choice(&mut self, field: &str) -> Option<bool> {
+        let choice = self.entry.choice(field, self.problems);
+        if choice.is_some() && !matches!(self.kind.as_str(), "secret" | "cert") {
+            self.wrong(field, &format!("{field} is for certificates"), "leave it out");
+        }
+        choice
     }
 
     fn kind(&mut self) -> Option<ObjectKind> {
@@ -239,23 +321,58 @@ impl<'a> Checker<'a> {
         None
     }
 
+    /// What of a certificate's secret is wanted (azure.md 16 row 33).
+    fn part(&mut self) -> Option<Part> {
+        let word = self.text("objectPart");
+        let part = match word.as_str() {
+            "" => return None,
+            "key" => Part::Key,
+            "leaf" => Part::Leaf,
+            "chain" => Part::Chain,
+            "ca" => Part::Authorities,
+            "pfx" => Part::Pfx,
+            _ => {
+                let near = nearest(&word, &["key", "leaf", "chain", "ca", "pfx"]);
+                let what = format!("objectPart {word:?} is unknown{near}");
+                self.wrong("objectPart", &what, "write key, leaf, chain, ca or pfx, or leave it out");
+                return None;
+            }
+        };
+        if !matches!(self.kind.as_str(), "secret" | "cert") {
+            self.wrong("objectPart", "objectPart is for certificates", "leave it out");
+        }
+        Some(part)
+    }
+
     /// Whether a PFX is wanted as it is.
-    fn format(&mut self) -> bool {
+    fn format(&mut self, part: Option<Part>) -> bool {
         let format = self.text("objectFormat");
         let pfx = format.eq_ignore_ascii_case("pfx");
         if !(format.is_empty() || pfx || format.eq_ignore_ascii_case("pem")) {
             let what = format!("invalid objectFormat: {format}, should be PEM or PFX");
             self.wrong("objectFormat", &what, "write pem or pfx, or leave it out");
+        } else if pfx && part.is_some() {
+            let what = "objectFormat: pfx and objectPart exclude each other";
+            self.wrong("objectFormat", what, "objectPart: pfx gives the PFX as a binary file");
         } else if format == "pfx" && self.kind != "secret" {
             // In capitals the peer lets it pass without effect, and so do we.
             let what = "PFX format only supported for objectType: secret";
-            self.wrong("objectFormat", what, "ask for the certificate as objectType: secret");
+            self.wrong(
+                "objectFormat",
+                what,
+                "ask for the certificate as objectType: secret, or with objectPart",
+            );
         }
         pfx
     }
 
-    fn encoding(&mut self) -> Option<Step> {
+    fn encoding(&mut self, part: Option<Part>) -> Option<Step> {
         let encoding = self.text("objectEncoding");
+        if !encoding.is_empty() && part.is_some() {
+            let what = "objectEncoding and objectPart exclude each other";
+            self.wrong("objectEncoding", what, "leave objectEncoding out");
+            return None;
+        }
         if !encoding.is_empty() && self.kind != "secret" {
             let what = "objectEncoding only supported for objectType: secret";
             self.wrong("objectEncoding", what, "leave objectEncoding out");
@@ -273,13 +390,19 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn path(&mut self) -> Option<RelPath> {
+    /// The file, or the first one in the folder of a history, which the peer cleans (azure.md 7).
+    fn path(&mut self, folder: bool) -> Option<RelPath> {
         let alias = self.text("objectAlias");
         let (field, text) =
             if alias.is_empty() { ("objectName", self.name.clone()) } else { ("objectAlias", alias) };
         // The peer refuses two dots anywhere, also inside a name (azure.md 6).
-        let checked =
-            if text.contains("..") { Err("file name must not contain '..'") } else { RelPath::new(&text) };
+        let checked = if text.contains("..") {
+            Err("file name must not contain '..'")
+        } else if folder {
+            first_of(&text)
+        } else {
+            RelPath::new(&text)
+        };
         let unknown: Vec<_> = self.entry.unknown().into_iter().map(|odd| odd.what).collect();
         let hint = match text.as_str() {
             "" if unknown.is_empty() => "name the object".to_owned(),
@@ -316,23 +439,20 @@ impl<'a> Checker<'a> {
         mode
     }
 
-    fn history(&mut self) {
-        let text = self.text("objectVersionHistory");
-        match text.parse::<f64>() {
-            Ok(number) if number >= 2.0 => {
-                let what =
-                    format!("objectVersionHistory {text} is not supported by this version of keyferry");
-                self.wrong(
-                    "objectVersionHistory",
-                    &what,
-                    "leave it out, and list versions as entries of their own",
-                );
+    /// How many versions; nothing where it is one (azure.md 6, 8).
+    fn history(&mut self) -> Option<History> {
+        let exact = self.entry.flag("objectVersionHistoryExact", self.problems);
+        let node = self.entry.node("objectVersionHistory")?;
+        match node.int32() {
+            Ok(number) => {
+                let asked = usize::try_from(number).ok().filter(|asked| *asked > 1)?;
+                Some(History { asked, most: if exact { asked } else { asked + 1 } })
             }
-            Err(_) if !text.is_empty() => {
-                let what = "cannot unmarshal !!str into int32";
-                self.wrong("objectVersionHistory", what, "write a number without quotes");
+            Err(tag) => {
+                let what = format!("cannot unmarshal {tag} into int32");
+                self.wrong("objectVersionHistory", &what, "write a whole number without quotes");
+                None
             }
-            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Every parameter of a class and every field of an entry (azure.md 4, 6, 16): the one list behind what
-//! is known, what is warned of, and the schemas for editors.
+//! is known, what is warned of, the tables of docs/reference/azure.md, and the schemas for editors.
 
 use crate::entry::{Field, names};
 
@@ -9,11 +9,22 @@ pub(super) static PARAMETER_NAMES: [&str; PARAMETERS.len()] = names(&PARAMETERS)
 pub(super) static ENTRY_NAMES: [&str; ENTRY.len()] = names(&ENTRY);
 
 /// Parameters of a class. All are texts; white space around a value does not count.
-pub const PARAMETERS: [Field; 15] = [
+pub const PARAMETERS: [Field; 18] = [
     Field::new("keyvaultName", "3 to 24 letters, digits, hyphens", "required", "Name of the vault."),
+    Field::own(
+        "vaultURI",
+        "`https://NAME.SUFFIX`",
+        "-",
+        "Address of the vault or the Managed HSM, instead of `keyvaultName`. The suffix must be the cloud's.",
+    ),
     Field::new("tenantID", "letters, digits, `-`, `.`", "required", "Entra tenant that gives the token."),
     Field::new("tenantId", "as `tenantID`", "-", "Older spelling; counts where `tenantID` is empty."),
-    Field::new("cloudName", "name of a cloud", "`--azure-cloud-name`", "Cloud of vault and login service."),
+    Field::new(
+        "cloudName",
+        "see [Clouds](#clouds), any case",
+        "`--azure-cloud-name`",
+        "Cloud of vault and login service.",
+    ),
     Field::new(
         "cloudEnvFileName",
         "path on the provider's side",
@@ -24,7 +35,7 @@ pub const PARAMETERS: [Field; 15] = [
         "clientID",
         "client id",
         "-",
-        "Application or managed identity that the pod's token stands for: workload identity.",
+        "Application or managed identity that the pod's token stands for: workload identity, or identity binding.",
     ),
     Field::own(
         "clientId",
@@ -44,12 +55,19 @@ pub const PARAMETERS: [Field; 15] = [
         "system-assigned",
         "Which of the machine's identities, with `useVMManagedIdentity`.",
     ),
-    Field::new("useAzureTokenProxy", "boolean", "`false`", "Identity binding of AKS."),
+    Field::own("userAssignedIdentityObjectID", "object id", "-", "The same by its object (principal) id."),
+    Field::own("userAssignedIdentityResourceID", "`/subscriptions/…`", "-", "The same by its resource id."),
+    Field::new(
+        "useAzureTokenProxy",
+        "boolean",
+        "`false`",
+        "Identity binding of AKS: the token is exchanged by the cluster's proxy; needs `clientID`.",
+    ),
     Field::new("usePodIdentity", "boolean", "`false`", "AAD Pod Identity, which its vendor has retired."),
-    Field::new("objects", "YAML", "required", "The entries."),
+    Field::new("objects", "YAML", "required", "The [entries](#entries)."),
     Field::own(
         "maxAge",
-        "`30s`, `5m`, `1h`, `0` and the like",
+        "`30s`, `5m`, `1h`, `0`",
         "`--repeat-max-age`",
         "Age that a value may have in a later mount of the same volume.",
     ),
@@ -58,7 +76,7 @@ pub const PARAMETERS: [Field; 15] = [
 ];
 
 /// Fields of an entry.
-pub const ENTRY: [Field; 8] = [
+pub const ENTRY: [Field; 12] = [
     Field::new(
         "objectName",
         "1 to 127 letters, digits, hyphens",
@@ -66,8 +84,19 @@ pub const ENTRY: [Field; 8] = [
         "Name of the object in the vault.",
     ),
     Field::new("objectType", "`secret`, `key`, `cert`", "required", "Kind of the object."),
-    Field::new("objectVersion", "version id", "the latest", "Version to read."),
-    Field::new("objectVersionHistory", "whole number", "`1`", "So many versions, newest first."),
+    Field::new("objectVersion", "version id", "the latest", "Version to read, or to start a history from."),
+    Field::new(
+        "objectVersionHistory",
+        "whole number",
+        "`1`",
+        "Above 1: so many enabled versions, newest first, as files `0`, `1`, … of a folder; and one more, as the vendor's provider does.",
+    ),
+    Field::own(
+        "objectVersionHistoryExact",
+        "boolean",
+        "`false`",
+        "Not one version more than `objectVersionHistory`.",
+    ),
     Field::new(
         "objectAlias",
         "clean relative path",
@@ -85,6 +114,24 @@ pub const ENTRY: [Field; 8] = [
         "`utf-8`, `base64`, `hex`, any case",
         "`utf-8`",
         "Of a secret: how the value is decoded before it is written.",
+    ),
+    Field::own(
+        "objectPart",
+        "`key`, `leaf`, `chain`, `ca`, `pfx`",
+        "all of it",
+        "Of a certificate's secret: what to write. With `objectType: cert` it is the secret of that name that is read. See [certificates](../guides/certificates.md).",
+    ),
+    Field::own(
+        "orderChain",
+        "boolean",
+        "`--azure-construct-pem-chain` for PFX, `false` for PEM",
+        "Order the certificates leaf, intermediates, root.",
+    ),
+    Field::own(
+        "splitFiles",
+        "boolean",
+        "`--azure-write-cert-and-key-in-separate-files`",
+        "Of a certificate's secret: also write `.crt` and `.key` beside the file.",
     ),
     Field::new(
         "filePermission",

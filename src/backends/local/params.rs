@@ -44,16 +44,8 @@ const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
 
 pub(super) fn plan(call: &Call) -> (Plan<Local>, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut plan = Plan {
-        target: (),
-        credential: Credential::Node,
-        login_at: "local".to_owned(),
-        read_at: "local".to_owned(),
-        reads: Vec::new(),
-        outputs: Vec::new(),
-        slips: Vec::new(),
-        warnings: unknown_parameters(&call.parameters, &PARAMETER_NAMES),
-    };
+    let mut plan = Plan::new((), Credential::Node, "local".to_owned(), "local".to_owned());
+    plan.warnings = unknown_parameters(&call.parameters, &PARAMETER_NAMES);
     for (index, node) in entries(call, &mut problems).iter().enumerate() {
         entry(&mut plan, node, index, &mut problems);
     }

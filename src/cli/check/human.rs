@@ -84,8 +84,8 @@ fn explain(plan: &Planned, paint: &Paint) -> String {
     rows.extend(plan.account.logins.iter().map(|login| ("asks", login.clone())));
     rows.extend(plan.account.requests.iter().map(|request| ("reads", request.clone())));
     rows.extend(plan.account.permissions.iter().map(|right| ("needs", right.clone())));
-    rows.extend(plan.files.iter().map(|file| {
-        let text = format!("{}  {}  {}  of {}", file.path, mode_of(file), file.id, file.spot.field);
+    rows.extend(plan.paths().map(|(path, file)| {
+        let text = format!("{path}  {}  {}  of {}", mode_of(file), file.id, file.spot.field);
         ("file", text)
     }));
     let head = paint.with("1", &format!("class {} ({})", line_of(&plan.class), plan.provider));

@@ -26,6 +26,19 @@ pub(super) struct Planned {
     pub(super) provider: String,
     pub(super) account: Account,
     pub(super) files: Vec<Output>,
+    /// Files that the store's versions number: the first, and at most how many.
+    pub(super) series: Vec<(Output, usize)>,
+}
+
+impl Planned {
+    /// Every file with the words for its path.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (String, &Output)> {
+        let numbered = self.series.iter().map(|(output, most)| {
+            let last = output.path.numbered(u32::try_from(most.saturating_sub(1)).unwrap_or(u32::MAX));
+            (format!("{} to {last}", output.path), output)
+        });
+        self.files.iter().map(|output| (output.path.to_string(), output)).chain(numbered)
+    }
 }
 
 /// Everything found so far.
@@ -92,16 +105,21 @@ impl Judge {
         }
         let files = outline.as_ref().map(|outline| {
             let objects = |p: &Problem| p.spot.as_ref().is_some_and(|spot| spot.field.starts_with("objects"));
-            secrets::Files { list: &outline.files, complete: !outline.problems.iter().any(objects) }
+            secrets::Files {
+                list: &outline.files,
+                series: &outline.series,
+                complete: !outline.problems.iter().any(objects),
+            }
         });
         secrets::check(sheet, files, secrets);
-        let Outline { account, files, .. } = outline?;
+        let Outline { account, files, series, .. } = outline?;
         let (class, provider) = (sheet.name(), class.provider.clone());
         Some(Planned {
             class,
             provider,
             account: account.filter(|_| sheet.class.problems.is_empty())?,
             files,
+            series,
         })
     }
 

@@ -40,7 +40,7 @@ fn finding(finding: &Finding) -> Value {
 }
 
 fn plan(plan: &Planned) -> Value {
-    let file = |file: &crate::plan::Output| json!({"path": file.path.as_str(), "mode": mode_of(file).to_string(), "object": file.id, "entry": file.spot.field});
+    let file = |(path, file): (String, &crate::plan::Output)| json!({"path": path, "mode": mode_of(file).to_string(), "object": file.id, "entry": file.spot.field});
     json!({
         "class": plan.class,
         "provider": plan.provider,
@@ -48,7 +48,7 @@ fn plan(plan: &Planned) -> Value {
         "logins": plan.account.logins,
         "requests": plan.account.requests,
         "permissions": plan.account.permissions,
-        "files": plan.files.iter().map(file).collect::<Vec<_>>(),
+        "files": plan.paths().map(file).collect::<Vec<_>>(),
     })
 }
 

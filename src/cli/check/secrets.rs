@@ -13,6 +13,8 @@ use crate::yaml::{Content, Node, Place};
 #[derive(Clone, Copy)]
 pub(super) struct Files<'a> {
     pub(super) list: &'a [Output],
+    /// The first of files that the store's versions number, and at most how many.
+    pub(super) series: &'a [(Output, usize)],
     /// Whether every entry could be read.
     pub(super) complete: bool,
 }
@@ -20,7 +22,19 @@ pub(super) struct Files<'a> {
 impl<'a> Files<'a> {
     /// What makes the file called `name`.
     fn named(&self, name: &str) -> Option<&'a Output> {
-        self.list.iter().find(|output| output.path.as_str() == name)
+        let numbered = |(output, most): &&(Output, usize)| {
+            let last = name.rsplit('/').next().unwrap_or(name);
+            let digits = last.find(|c: char| !c.is_ascii_digit()).unwrap_or(last.len());
+            let number = last[..digits].parse::<u32>();
+            number.is_ok_and(|n| (n as usize) < *most && output.path.numbered(n).as_str() == name)
+        };
+        let list = self.list.iter().find(|output| output.path.as_str() == name);
+        list.or_else(|| self.series.iter().find(numbered).map(|(output, _)| output))
+    }
+
+    /// Everything that is made.
+    fn all(&self) -> impl Iterator<Item = &'a Output> {
+        self.list.iter().chain(self.series.iter().map(|(output, _)| output))
     }
 }
 
@@ -286,14 +300,14 @@ impl Secret<'_, '_> {
         if !files.complete {
             return;
         }
-        let names: Vec<_> = files.list.iter().map(|output| output.path.as_str()).collect();
+        let names: Vec<_> = files.all().map(|output| output.path.as_str()).collect();
         let mut gives: Vec<_> = names.iter().take(MOST_NAMED).map(|name| format!("{name:?}")).collect();
         if names.len() > MOST_NAMED {
             gives.push(format!("and {} more", names.len() - MOST_NAMED));
         }
         let what = format!("no file is named {:?}; the class gives {}", datum.file, gives.join(", "));
         self.sheet.file(Level::Error, "secret/unknown-file", &field, datum.file_at, &what);
-        self.sheet.hint(match meant(&datum.file, files.list) {
+        self.sheet.hint(match meant(&datum.file, &files) {
             Some(output) => format!(
                 "objectName is the name of the file, not of the object: use {:?}, which holds {}",
                 output.path.as_str(),
@@ -358,7 +372,7 @@ fn lacks(key: &str, output: &Output) -> Option<&'static str> {
 }
 
 /// The file that was probably meant: of the object of that name, or of nearly that name.
-fn meant<'a>(wanted: &str, files: &'a [Output]) -> Option<&'a Output> {
+fn meant<'a>(wanted: &str, files: &Files<'a>) -> Option<&'a Output> {
     // Ids are `kind/name`, perhaps with a member behind `#`.
     let object = |output: &Output| {
         let (_, name) = output.id.split_once('/').unwrap_or(("", &output.id));
@@ -366,12 +380,12 @@ fn meant<'a>(wanted: &str, files: &'a [Output]) -> Option<&'a Output> {
     };
     let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_lowercase();
     files
-        .iter()
+        .all()
         .find(|output| object(output).eq_ignore_ascii_case(wanted))
-        .or_else(|| files.iter().find(|output| last(output.path.as_str()) == last(wanted)))
+        .or_else(|| files.all().find(|output| last(output.path.as_str()) == last(wanted)))
         .or_else(|| {
             let distance = |path: &str| strsim::damerau_levenshtein(path, wanted);
-            let best = files.iter().min_by_key(|output| distance(output.path.as_str()))?;
+            let best = files.all().min_by_key(|output| distance(output.path.as_str()))?;
             (distance(best.path.as_str()) <= wanted.chars().count() / 3 + 1).then_some(best)
         })
 }

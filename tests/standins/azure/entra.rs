@@ -2,10 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::request::Parts;
+use ring::{digest, signature};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::super::issuer::{Flaw, uid};
+use super::super::issuer::{Flaw, decode, uid};
 use super::super::serve::{Reply, pairs, value};
 use super::content::{AUDIENCE, Content, Identity};
 use super::{CLOUDS, Shared, access};
@@ -146,7 +152,10 @@ fn token(
             }
         }
         (None, Some(assertion)) if value(form, "client_assertion_type") == Some(ASSERTION) => {
-            federated(shared, identity, assertion)?;
+            match certificate_of(assertion) {
+                Some(thumbprint) => signed(shared, content, identity, &thumbprint, assertion)?,
+                None => federated(shared, identity, assertion)?,
+            }
         }
         _ => {
             let text = "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
@@ -166,6 +175,55 @@ fn token(
 pub(super) fn known_resource(resource: &str) -> bool {
     let host = resource.trim_end_matches('/').strip_prefix("https://");
     host.is_some_and(|host| CLOUDS.iter().any(|(suffix, _)| *suffix == host))
+}
+
+/// The thumbprint that an assertion names, if it is one of a certificate.
+fn certificate_of(assertion: &str) -> Option<String> {
+    let header: Value = decode(assertion.split('.').next()?).ok()?;
+    Some(header.get("x5t#S256")?.as_str()?.to_owned())
+}
+
+/// Checks an assertion that the application signed itself.
+fn signed(
+    shared: &Shared,
+    content: &Content,
+    identity: &Identity,
+    thumbprint: &str,
+    assertion: &str,
+) -> Result<(), Refusal> {
+    let refuse = |number, text: &str| Err(Refusal(401, "invalid_client", number, text.to_owned()));
+    let ders =
+        identity.certificates.iter().filter_map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).ok());
+    let hash = |der: &CertificateDer| URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, der));
+    let Some(der) = ders.into_iter().find(|der| hash(der) == thumbprint) else {
+        return refuse(
+            700_027,
+            "The certificate with identifier used to sign the client assertion is not registered on application.",
+        );
+    };
+    let (_, certificate) = X509Certificate::from_der(&der).expect("a certificate of a test");
+    let key = certificate.public_key().subject_public_key.data.to_vec();
+    let (text, proof) = assertion.rsplit_once('.').unwrap_or_default();
+    let proof = URL_SAFE_NO_PAD.decode(proof).unwrap_or_default();
+    let key = signature::UnparsedPublicKey::new(&signature::RSA_PSS_2048_8192_SHA256, key);
+    if key.verify(text.as_bytes(), &proof).is_err() {
+        return refuse(700_027, "Client assertion failed signature validation.");
+    }
+    let claims: Value = decode(text.split('.').nth(1).unwrap_or_default()).unwrap_or_default();
+    let client = Some(identity.client_id.as_str());
+    let ours = claims["iss"].as_str() == client && claims["sub"].as_str() == client;
+    let path = format!("/{}/oauth2/v2.0/token", content.tenant);
+    let audience = claims["aud"].as_str().and_then(|aud| aud.strip_suffix(&path));
+    let now = shared.clock.now();
+    let timely = claims["nbf"].as_u64().is_some_and(|nbf| nbf <= now)
+        && claims["exp"].as_u64().is_some_and(|exp| exp > now);
+    let audience =
+        audience.is_some_and(|host| CLOUDS.iter().any(|(_, known)| host == format!("https://{known}")));
+    if ours && audience && timely && claims["jti"].is_string() {
+        Ok(())
+    } else {
+        refuse(700_021, "Client assertion contains an invalid claim.")
+    }
 }
 
 fn federated(shared: &Shared, identity: &Identity, assertion: &str) -> Result<(), Refusal> {

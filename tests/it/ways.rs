@@ -1,0 +1,521 @@
+//! Every way to an identity that Azure classes can take (azure.md 11), against the stand-in.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyferry::backends::{self, Settings, azure};
+use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
+use keyferry::error::{Kind, Problems};
+use keyferry::fetch::{self, Tally};
+use keyferry::gather::{Gather, Gathered};
+use keyferry::http::{self, Http};
+use keyferry::kube;
+use keyferry::path::Mode;
+use keyferry::secret::SecretText;
+
+use crate::standins::azure::cluster::{API_TOKEN, HOST, PROXY_NAME};
+use crate::standins::azure::content::{Identity, Kind as Object, Managed, ObjectVersion};
+use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
+use crate::standins::faults::Fault;
+use crate::support::azure::{AUDIENCE, client, secret, start};
+
+const BINDING: &str = "api://AKSIdentityBinding";
+const ENTRY: &str = "array:\n  - |\n    objectName: db\n    objectType: secret\n";
+
+struct Ask<'a> {
+    parameters: &'a [(&'a str, &'a str)],
+    objects: &'a str,
+    tokens: BTreeMap<&'a str, String>,
+    secrets: Option<BTreeMap<String, SecretText>>,
+}
+
+impl Default for Ask<'_> {
+    fn default() -> Self {
+        Self { parameters: &[], objects: ENTRY, tokens: BTreeMap::new(), secrets: None }
+    }
+}
+
+impl Ask<'_> {
+    fn call(self) -> Call {
+        let mut map: BTreeMap<String, String> =
+            self.parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        for (key, value) in [("tenantID", TENANT), ("objects", self.objects)] {
+            map.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        }
+        if !map.contains_key("vaultURI") {
+            map.insert("keyvaultName".into(), "shopkv".into());
+        }
+        let tokens: serde_json::Map<_, _> = self
+            .tokens
+            .into_iter()
+            .map(|(audience, token)| (audience.to_owned(), serde_json::json!({ "token": token })))
+            .collect();
+        Call {
+            parameters: Parameters::new(&map),
+            pod: Pod {
+                name: "web-0".into(),
+                namespace: "shop".into(),
+                uid: "u".into(),
+                service_account: "web".into(),
+            },
+            class: Some("vault".into()),
+            tokens: Tokens::new((!tokens.is_empty()).then(|| serde_json::Value::from(tokens).to_string())),
+            secrets: self.secrets,
+            mode: Mode::DEFAULT,
+            deadline: tokio::time::Instant::now() + Duration::from_secs(60),
+            occasion: Occasion::First,
+        }
+    }
+}
+
+fn open(http: &Http, azure: azure::Settings) -> Arc<dyn Gather> {
+    let engine = fetch::Settings { tries: 1, ..fetch::Settings::default() };
+    backends::open(&Settings { azure, ..Settings::default() }, http, &engine).remove(0)
+}
+
+async fn mount(backend: &Arc<dyn Gather>, ask: Ask<'_>) -> Result<Gathered, Problems> {
+    backend.gather(&ask.call(), &Tally::default()).await
+}
+
+fn has(text: &str, fragments: &[&str]) {
+    for fragment in fragments {
+        assert!(text.contains(fragment), "{fragment}: {text}");
+    }
+}
+
+async fn shop() -> AzureStandIn {
+    let store = start().await;
+    secret(&store, "db", "v1", "canary-value");
+    store
+}
+
+/// Settings of a token proxy whose authority is the stand-in's.
+fn proxy(store: &AzureStandIn, dir: &Path) -> azure::Settings {
+    std::fs::write(dir.join("ca.crt"), store.ca_pem()).unwrap();
+    let token_proxy = azure::binding::Settings {
+        url: format!("https://{HOST}/base/").parse().unwrap(),
+        ca: dir.join("ca.crt"),
+        ..azure::binding::Settings::default()
+    };
+    azure::Settings { token_proxy, ..azure::Settings::default() }
+}
+
+/// A client that trusts nobody by itself, so that what the file says decides.
+fn trusting_nobody(store: &AzureStandIn) -> Http {
+    Http::new(http::Settings { connect_to: store.connect_to(), ..http::Settings::default() })
+}
+
+const BOUND: &[(&str, &str)] = &[("useAzureTokenProxy", "true"), ("clientID", CLIENT)];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_11_6_identity_binding_asks_the_proxy_by_its_own_name() {
+    let store = shop().await;
+    store.identity(Identity::new(CLIENT).bound("shop", "web"));
+    let dir = tempfile::tempdir().unwrap();
+    let backend = open(&client(&store, |_| true), proxy(&store, dir.path()));
+    let tokens = [(BINDING, store.issuer().mint("shop", "web", BINDING))].into();
+    let got = mount(&backend, Ask { parameters: BOUND, tokens, ..Ask::default() }).await.unwrap();
+    assert_eq!(got.files[0].contents.expose(), b"canary-value");
+    let asked: Vec<_> = store.log().iter().map(|l| (l.service, l.host.clone(), l.path.clone())).collect();
+    assert_eq!(
+        asked[0],
+        ("cluster", HOST.to_owned(), format!("/base/{TENANT}/oauth2/v2.0/token")),
+        "no discovery, and nothing to the authority"
+    );
+    assert_eq!(asked.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_11_6_a_name_that_is_set_needs_no_look_at_the_api_server() {
+    let store = shop().await;
+    store.identity(Identity::new(CLIENT).bound("shop", "web"));
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = proxy(&store, dir.path());
+    settings.token_proxy.server_name = Some(PROXY_NAME.into());
+    settings.token_proxy.api = "https://nowhere.invalid".parse().unwrap();
+    let backend = open(&client(&store, |_| true), settings);
+    let token = |account| [(BINDING, store.issuer().mint("shop", account, BINDING))].into();
+    mount(&backend, Ask { parameters: BOUND, tokens: token("web"), ..Ask::default() }).await.unwrap();
+    let ask = Ask { parameters: BOUND, tokens: token("other"), ..Ask::default() };
+    let problems = mount(&backend, ask).await.unwrap_err();
+    assert_eq!(problems.kind(), Kind::Unauthenticated);
+    has(
+        &problems.to_string(),
+        &["AADSTS700213", "use-managed-identity", "cid.wi.aks.azure.com", "system:serviceaccount:shop:other"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_16_28_a_proxy_that_was_not_there_is_tried_again() {
+    let store = shop().await;
+    store.identity(Identity::new(CLIENT).bound("shop", "web"));
+    let dir = tempfile::tempdir().unwrap();
+    let settings = proxy(&store, dir.path());
+    std::fs::remove_file(dir.path().join("ca.crt")).unwrap();
+    // No file: the roots of the client itself, which do not hold the lab's authority.
+    let backend = open(&trusting_nobody(&store), settings);
+    let tokens = || [(BINDING, store.issuer().mint("shop", "web", BINDING))].into();
+    let ask = || Ask { parameters: BOUND, tokens: tokens(), ..Ask::default() };
+    let text = mount(&backend, ask()).await.unwrap_err().to_string();
+    has(&text, &["failed to get keyvault client: proxy transport not available: ", HOST]);
+    std::fs::write(dir.path().join("ca.crt"), store.ca_pem()).unwrap();
+    let text = mount(&backend, ask()).await.unwrap_err().to_string();
+    assert!(!text.contains("proxy transport"), "the file is read again: {text}");
+    assert!(store.log().iter().any(|l| l.service == "cluster" && l.status == 200));
+}
+
+#[tokio::test]
+async fn azure_11_6_what_identity_binding_needs_is_named() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let text = mount(&backend, Ask { parameters: &[("useAzureTokenProxy", "T")], ..Ask::default() }).await;
+    has(
+        &text.unwrap_err().to_string(),
+        &[
+            "failed to build auth config for mode AzureTokenProxy: clientID is required for identity binding",
+            "service account tokens are required for identity binding",
+            "tokenRequests: [{audience: api://AKSIdentityBinding}]",
+        ],
+    );
+    let tokens = [(AUDIENCE, "x".to_owned())].into();
+    let text = mount(&backend, Ask { parameters: BOUND, tokens, ..Ask::default() }).await.unwrap_err();
+    has(
+        &text.to_string(),
+        &[
+            "failed to parse service account token for identity binding, error: token for audience api://AKSIdentityBinding not found",
+            "\"api://AzureADTokenExchange\"",
+        ],
+    );
+}
+
+const POD: &[(&str, &str)] = &[("usePodIdentity", "true")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_11_5_pod_identity_speaks_for_the_pod() {
+    let store = shop().await;
+    store.pod("shop", "web-0", CLIENT);
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let got = mount(&backend, Ask { parameters: POD, ..Ask::default() }).await.unwrap();
+    assert_eq!(got.files[0].contents.expose(), b"canary-value");
+    let log = store.log();
+    assert_eq!(
+        (log[0].service, log[0].path.as_str()),
+        ("podIdentity", "/host/token/?resource=https://vault.azure.net")
+    );
+    // Another pod of the node has nothing from it.
+    let other = Call {
+        pod: Pod { name: "web-1".into(), ..Ask::default().call().pod },
+        ..Ask { parameters: POD, ..Ask::default() }.call()
+    };
+    let problems = backend.gather(&other, &Tally::default()).await.unwrap_err();
+    assert_eq!(problems.kind(), Kind::Unauthenticated);
+    has(&problems.to_string(), &["nmi response failed with status code: 404", "shop/web-1"]);
+    assert!(!problems.to_string().contains("AzureAssignedIdentity"), "the body stays outside");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_11_5_an_empty_answer_of_pod_identity_is_named() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    for body in [
+        "{}",
+        r#"{"token":{"access_token":""},"clientid":"c"}"#,
+        r#"{"token":{"access_token":"canary-token","expires_on":"1"},"clientid":""}"#,
+        "no json",
+    ] {
+        store.fault(Fault::status(200).path("/host/token/").body(body));
+        let text = mount(&backend, Ask { parameters: POD, ..Ask::default() }).await.unwrap_err().to_string();
+        has(&text, &["nmi did not return expected values"]);
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_16_29_a_machine_is_known_by_each_of_its_ids() {
+    let store = shop().await;
+    let resource =
+        "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/shop";
+    let identity = Identity { resource_id: Some(resource.into()), ..Identity::new(CLIENT) };
+    let object = identity.object_id.clone();
+    store.identity(identity.managed(Managed::User));
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let vm = ("useVMManagedIdentity", "true");
+    for (key, id, query) in [
+        ("userAssignedIdentityID", CLIENT, "client_id="),
+        ("userAssignedIdentityObjectID", object.as_str(), "object_id="),
+        ("userAssignedIdentityResourceID", resource, "msi_res_id="),
+    ] {
+        store.clear_log();
+        mount(&backend, Ask { parameters: &[vm, (key, id)], ..Ask::default() }).await.unwrap();
+        assert!(store.log()[0].path.contains(query), "{:?}", store.log()[0].path);
+    }
+    let both = [vm, ("userAssignedIdentityID", CLIENT), ("userAssignedIdentityObjectID", "o")];
+    let text = mount(&backend, Ask { parameters: &both, ..Ask::default() }).await.unwrap_err().to_string();
+    has(&text, &["named twice"]);
+    let unknown = [vm, ("userAssignedIdentityID", "none")];
+    let text = mount(&backend, Ask { parameters: &unknown, ..Ask::default() }).await.unwrap_err().to_string();
+    has(
+        &text,
+        &[
+            "ManagedIdentityCredential authentication failed.",
+            "the requested identity isn't assigned to this resource",
+        ],
+    );
+}
+
+/// A self-signed certificate with an RSA key, as one PEM text; and the certificate alone.
+fn rsa_certificate() -> (String, String) {
+    let pem = include_str!("../standins/keys/one-test-only.pem");
+    let key = rcgen::KeyPair::from_pem_and_sign_algo(pem, &rcgen::PKCS_RSA_SHA256).unwrap();
+    let certificate = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap().pem();
+    (format!("{certificate}{}", key.serialize_pem()), certificate)
+}
+
+fn principal(key: &str, value: &str) -> Option<BTreeMap<String, SecretText>> {
+    let pairs = [("ClientID", CLIENT), (key, value)];
+    Some(pairs.map(|(k, v)| (k.to_owned(), SecretText::new(v.to_owned()))).into())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_16_29_a_certificate_proves_a_service_principal() {
+    let store = shop().await;
+    let (both, certificate) = rsa_certificate();
+    store.identity(Identity::new(CLIENT).certificate(&certificate));
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let secrets = principal("ClientCertificate", &both);
+    mount(&backend, Ask { secrets, ..Ask::default() }).await.unwrap();
+    // Entra does not know it any more; sessions that were proven stay until they end, so another backend.
+    store.identity(Identity::new(CLIENT));
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let ask = Ask { secrets: principal("clientcertificate", &both), ..Ask::default() };
+    let problems = mount(&backend, ask).await.unwrap_err();
+    assert_eq!(problems.kind(), Kind::Unauthenticated);
+    let text = problems.to_string();
+    has(&text, &["AADSTS700027", "add the certificate", CLIENT]);
+    let key = both.lines().nth(both.lines().count() - 3).unwrap();
+    assert!(!text.contains(key), "{text}");
+}
+
+#[tokio::test]
+async fn azure_16_29_a_certificate_that_cannot_sign_is_refused_before_any_request() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let ec = rcgen::generate_simple_self_signed(vec!["x".into()]).unwrap();
+    let ec = format!("{}{}", ec.cert.pem(), ec.signing_key.serialize_pem());
+    for (pem, what) in [
+        ("canary", "holds no certificate as PEM"),
+        (rsa_certificate().1.as_str(), "holds no private key as PEM"),
+        (ec.as_str(), "no RSA key"),
+    ] {
+        let ask = Ask { secrets: principal("clientcertificate", pem), ..Ask::default() };
+        let text = mount(&backend, ask).await.unwrap_err().to_string();
+        has(&text, &["failed to build auth config for mode None: ", what]);
+        assert!(!text.contains("canary"), "{text}");
+    }
+    assert_eq!(store.log().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_16_29_a_managed_hsm_is_named_by_its_address() {
+    let store = shop().await;
+    let jwk = serde_json::json!({
+        "kty": "EC-HSM", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"
+    });
+    store.vault("shophsm.managedhsm.azure.net").set_key("signer", "k1", jwk, ObjectVersion::default());
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let key = "- objectName: signer\n  objectType: key\n";
+    let vm = ("useVMManagedIdentity", "true");
+    let at = [vm, ("vaultURI", "https://shophsm.managedhsm.azure.net/")];
+    let got = mount(&backend, Ask { parameters: &at, objects: key, ..Ask::default() }).await.unwrap();
+    assert!(got.files[0].contents.expose().starts_with(b"-----BEGIN PUBLIC KEY-----\n"));
+    let text = mount(&backend, Ask { parameters: &at, ..Ask::default() }).await.unwrap_err().to_string();
+    has(&text, &["a Managed HSM holds keys alone", "objects[0].objectType"]);
+    store.vault("shophsm.managedhsm.azure.net").deny(
+        Some(CLIENT),
+        Some(Object::Keys),
+        None,
+        crate::standins::azure::content::Denial::Rbac,
+    );
+    backend.forget();
+    let ask = Ask { parameters: &at, objects: key, ..Ask::default() };
+    has(&mount(&backend, ask).await.unwrap_err().to_string(), &["Managed HSM Crypto User"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_16_29_an_address_must_be_of_the_cloud_that_gives_the_token() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let vm = ("useVMManagedIdentity", "true");
+    for good in ["https://shopkv.vault.azure.net", "https://SHOPKV.vault.azure.net/"] {
+        mount(&backend, Ask { parameters: &[vm, ("vaultURI", good)], ..Ask::default() }).await.unwrap();
+    }
+    store.clear_log();
+    for (bad, what) in [
+        ("https://shopkv.vault.azure.cn", "not in this cloud"),
+        ("https://evil.example", "not in this cloud"),
+        ("https://shopkv.vault.azure.net.evil.example", "not in this cloud"),
+        ("https://shopkv.vault.azure.net@evil.example", "must be https"),
+        ("https://shopkv.vault.azure.net:8443", "must be https"),
+        ("https://shopkv.vault.azure.net/secrets", "must be https"),
+        ("http://shopkv.vault.azure.net", "must be https"),
+        ("shopkv", "must be https"),
+        ("https://kv.vault.azure.net", "must match"),
+    ] {
+        let ask = Ask { parameters: &[vm, ("vaultURI", bad)], ..Ask::default() };
+        let text = mount(&backend, ask).await.unwrap_err().to_string();
+        has(&text, &["failed to get vault: vaultURI", what]);
+    }
+    let both = [vm, ("vaultURI", "https://shopkv.vault.azure.net"), ("keyvaultName", "shopkv")];
+    let text = mount(&backend, Ask { parameters: &both, ..Ask::default() }).await.unwrap_err().to_string();
+    has(&text, &["keyvaultName and vaultURI exclude each other"]);
+    assert_eq!(store.log().len(), 0, "no token leaves for a host that is not the cloud's");
+}
+
+/// Settings with the annotations of service accounts switched on.
+fn annotated(store: &AzureStandIn, dir: &Path) -> azure::Settings {
+    std::fs::write(dir.join("ca.crt"), store.ca_pem()).unwrap();
+    std::fs::write(dir.join("token"), format!("{API_TOKEN}\n")).unwrap();
+    let api = kube::Settings { authority: HOST.into(), credentials: dir.to_owned() };
+    azure::Settings { service_accounts: Some(api), ..azure::Settings::default() }
+}
+
+const CLIENT_KEY: &str = "azure.workload.identity/client-id";
+const TENANT_KEY: &str = "azure.workload.identity/tenant-id";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_client_and_tenant_come_from_the_service_account() {
+    let store = shop().await;
+    store.service_account("shop", "web", &[(CLIENT_KEY, CLIENT), (TENANT_KEY, TENANT)]);
+    let dir = tempfile::tempdir().unwrap();
+    let backend = open(&client(&store, |_| true), annotated(&store, dir.path()));
+    let mounts: Vec<_> = (0..20)
+        .map(|_| {
+            let tokens = [(AUDIENCE, store.issuer().mint("shop", "web", AUDIENCE))].into();
+            let ask = Ask { parameters: &[("tenantID", "")], tokens, ..Ask::default() };
+            let (backend, call) = (backend.clone(), ask.call());
+            tokio::spawn(async move { backend.gather(&call, &Tally::default()).await })
+        })
+        .collect();
+    for mount in futures_util::future::join_all(mounts).await {
+        assert_eq!(mount.unwrap().unwrap().files[0].contents.expose(), b"canary-value");
+    }
+    let log = store.log();
+    assert_eq!(log.iter().filter(|l| l.service == "cluster").count(), 1, "one read of the API for all");
+    assert!(log.iter().any(|l| l.path == format!("/{TENANT}/oauth2/v2.0/token")));
+    assert_eq!(log.iter().filter(|l| l.service == "vault").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_the_class_wins_and_then_the_api_is_not_asked() {
+    let store = shop().await;
+    store.service_account("shop", "web", &[(CLIENT_KEY, "wrong"), (TENANT_KEY, "wrong")]);
+    let dir = tempfile::tempdir().unwrap();
+    let backend = open(&client(&store, |_| true), annotated(&store, dir.path()));
+    let tokens = || [(AUDIENCE, store.issuer().mint("shop", "web", AUDIENCE))].into();
+    for parameters in [&[("clientID", CLIENT)][..], &[("useVMManagedIdentity", "true")]] {
+        mount(&backend, Ask { parameters, tokens: tokens(), ..Ask::default() }).await.unwrap();
+    }
+    let secrets = principal("clientsecret", "right");
+    mount(&backend, Ask { secrets, tokens: tokens(), ..Ask::default() }).await.unwrap();
+    assert!(store.log().iter().all(|l| l.service != "cluster"));
+    // The tenant of the class, the client of the account.
+    store.service_account("shop", "web", &[(CLIENT_KEY, CLIENT), (TENANT_KEY, "wrong")]);
+    mount(&backend, Ask { tokens: tokens(), ..Ask::default() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t05_what_is_missing_is_named() {
+    let store = shop().await;
+    let dir = tempfile::tempdir().unwrap();
+    let ask = || {
+        let tokens = [(AUDIENCE, store.issuer().mint("shop", "web", AUDIENCE))].into();
+        Ask { tokens, ..Ask::default() }
+    };
+    let fails = async |fragments: &[&str]| {
+        let backend = open(&client(&store, |_| true), annotated(&store, dir.path()));
+        has(&mount(&backend, ask()).await.unwrap_err().to_string(), fragments);
+    };
+    fails(&["serviceaccounts/web in namespace shop", "RESPONSE 404"]).await;
+    store.service_account("shop", "web", &[("azure.workload.identity/client_id", CLIENT)]);
+    fails(&["azure.workload.identity/client_id, which is no such key", CLIENT_KEY, "shop/web", "clientID"])
+        .await;
+    store.fault(Fault::status(403).path("/api/v1/"));
+    fails(&["RESPONSE 403", "get serviceaccounts", "ClusterRole"]).await;
+    std::fs::write(dir.path().join("token"), "wrong-canary").unwrap();
+    let backend = open(&client(&store, |_| true), {
+        let settings = annotated(&store, dir.path());
+        std::fs::write(dir.path().join("token"), "wrong-canary").unwrap();
+        settings
+    });
+    let text = mount(&backend, ask()).await.unwrap_err().to_string();
+    has(&text, &["RESPONSE 401"]);
+    assert!(!text.contains("canary"), "{text}");
+    // Off: the error of a class without an identity.
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let text = mount(&backend, ask()).await.unwrap_err().to_string();
+    has(
+        &text,
+        &[
+            "nodePublishSecretRef secret is not set",
+            "clientID",
+            "useVMManagedIdentity",
+            "useAzureTokenProxy",
+            "nodePublishSecretRef",
+        ],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t04_a_missing_federated_credential_is_explained_and_not_remembered() {
+    let store = shop().await;
+    let token = store.issuer().mint("shop", "web", AUDIENCE);
+    let ask = || Ask {
+        parameters: &[("clientID", CLIENT)],
+        tokens: [(AUDIENCE, token.clone())].into(),
+        ..Ask::default()
+    };
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    for code in ["70021", "700211", "700212", "700213"] {
+        store.fault(Fault::status(400).path(&format!("/{TENANT}/oauth2")).code(code));
+        let text = mount(&backend, ask()).await.unwrap_err().to_string();
+        has(
+            &text,
+            &[
+                "ClientAssertionCredential authentication failed",
+                &format!("AADSTS{code}:"),
+                "RESPONSE 400",
+                "subject system:serviceaccount:shop:web",
+                "issuer https://issuer.lab.example",
+                "api://AzureADTokenExchange",
+                "create a federated credential",
+                CLIENT,
+                TENANT,
+            ],
+        );
+        assert!(!text.contains(&token), "{text}");
+    }
+    mount(&backend, ask()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_11_7_the_tenant_of_a_challenge_is_not_believed_and_a_foreign_resource_neither() {
+    let store = shop().await;
+    let challenge = |resource: &str| {
+        format!("Bearer authorization=\"https://login.microsoftonline.com/other\", resource=\"{resource}\"")
+    };
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let vm = [("useVMManagedIdentity", "true")];
+    for resource in ["https://evil.example", "https://net", "https://azure.net.evil.example"] {
+        let fault = Fault::status(401).path("/secrets/").header("www-authenticate", &challenge(resource));
+        store.fault(fault.times(2));
+        let text = mount(&backend, Ask { parameters: &vm, ..Ask::default() }).await.unwrap_err().to_string();
+        has(&text, &["RESPONSE 401", "ERROR CODE: Unauthorized"]);
+        backend.forget();
+    }
+    let asked = store.log();
+    let asked: Vec<_> = asked.iter().filter(|l| l.service == "imds").collect();
+    assert!(asked.iter().all(|l| l.path.contains("vault.azure.net")), "only the cloud's own resource");
+}
