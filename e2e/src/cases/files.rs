@@ -27,6 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("the_event_shows_every_mistake_of_a_class", With::Others, mistakes),
         case("the_event_names_a_missing_object_and_its_cure", With::Others, missing_object),
         case("the_event_names_a_denied_object_and_its_cure", With::Others, denied_object),
+        case("an_unchanged_secret_is_not_written_again", With::Others, unchanged),
         case("a_deleted_pod_leaves_nothing", With::Others, unmount),
     ]
 }
@@ -84,6 +85,37 @@ async fn rotation(cluster: Rc<Cluster>) -> Result<String> {
         seen.as_secs_f64(),
         changed.elapsed().as_secs_f64()
     ))
+}
+
+/// Tracker T31: watchers see nothing while nothing changes, however often the driver asks, and one swap when it does.
+async fn unchanged(cluster: Rc<Cluster>) -> Result<String> {
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "one");
+    cluster.namespace("unchanged").await?;
+    let parameters = machine(&vault.name) + "maxAge: 1s\n";
+    let manifests =
+        class_with("unchanged", "c", &parameters, &entries(&["a"]), "") + &pod("unchanged", "web", "c");
+    cluster.kubectl.apply(&manifests).await?;
+    cluster.running("unchanged", "web").await?;
+    let tree = format!("{MOUNT}/..data");
+    let before = cluster.exec("unchanged", "web", &["readlink", &tree]).await?;
+    let asked = requests_to(&cluster, &vault.host());
+    until(LONG, "three more reads", async || {
+        ensure!(requests_to(&cluster, &vault.host()) >= asked + 3, "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        cluster.exec("unchanged", "web", &["readlink", &tree]).await? == before,
+        "the files were written again"
+    );
+    vault.secret("a", "v2", "two");
+    until(LONG, "the swap", async || {
+        ensure!(cluster.exec("unchanged", "web", &["readlink", &tree]).await? != before, "the same tree");
+        Ok(())
+    })
+    .await?;
+    Ok(String::new())
 }
 
 async fn several_volumes(cluster: Rc<Cluster>) -> Result<String> {
