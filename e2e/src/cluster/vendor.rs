@@ -49,6 +49,12 @@ impl Vendor {
         Ok(Self { socket: socket.to_owned(), stop, task })
     }
 
+    /// Stops it as a crash does: the file stays, and nobody listens.
+    pub(crate) async fn crash(self) {
+        let _ = self.stop.send(true);
+        let _ = self.task.await;
+    }
+
     /// Stops it as SIGTERM does: the file goes, then the connections.
     pub(crate) async fn stop(self) {
         // Another provider may have replaced the file by now, or nobody listens any more.
