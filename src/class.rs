@@ -53,20 +53,22 @@ pub struct Class {
 }
 
 impl Class {
-    /// Place in the file of what a backend calls `spot`: in the text of a parameter, at its value, or at
-    /// its name, which is meant by `name` and where the value says nothing.
-    pub fn place_of(&self, spot: &Spot, name: bool) -> Place {
+    /// Where the text of a parameter lies in its document.
+    pub fn within(&self, parameter: &str) -> Option<Within<'_>> {
+        let value = self.node.get("spec")?.get("parameters")?.get(parameter)?;
+        Some(Within::whole().scalar(&self.document.text, value))
+    }
+
+    /// Place in the file of a parameter that is known by its name alone: of its value, or of its name where
+    /// that is meant or the value says nothing, or of all parameters where it is not there.
+    pub fn place_of(&self, parameter: &str, name: bool) -> Place {
         let parameters = self.node.get("spec").and_then(|spec| spec.field("parameters"));
         let Some((title, map)) = parameters else { return self.place() };
-        let key = spot.field.split(['[', '.', ',']).next().unwrap_or_default();
-        let same = || map.fields().iter().find(|(k, _)| k.name.eq_ignore_ascii_case(key));
-        let place = match (map.field(key).or_else(same), spot.place) {
-            (Some((_, value)), Some(place)) => {
-                Within::whole().scalar(&self.document.text, value).place(place)
-            }
-            (Some((key, value)), None) if name || value.is_block() || value.is_null() => key.place,
-            (Some((_, value)), None) => value.place,
-            (None, _) => title.place,
+        let same = || map.fields().iter().find(|(key, _)| key.name.eq_ignore_ascii_case(parameter));
+        let place = match map.field(parameter).or_else(same) {
+            Some((key, value)) if name || value.is_block() || value.is_null() => key.place,
+            Some((_, value)) => value.place,
+            None => title.place,
         };
         self.document.in_file(place)
     }

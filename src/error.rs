@@ -300,6 +300,17 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
+impl Problems {
+    /// The whole text without line breaks: a log line stays one line, whatever a store or a class holds.
+    pub fn one_line(&self) -> String {
+        self.to_string()
+            .split(|c: char| c.is_control())
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
 /// Cuts a text that would be longer than `most` bytes, and says so.
 pub fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
@@ -313,6 +324,15 @@ pub fn cut(mut text: String, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_line_stays_one_line() {
+        let list = vec![Problem::config("one\r\ntwo"), Problem::config("three \u{1b}[31m")];
+        let problems = Problems::some(list).unwrap().of("azure: ", "azure", Some("shop/c"));
+        assert!(problems.to_string().contains('\n'));
+        assert!(!problems.one_line().contains(|c: char| c.is_control()), "{}", problems.one_line());
+        assert!(problems.one_line().contains("one two"), "{}", problems.one_line());
+    }
 
     #[test]
     fn one_problem_reads_as_one_sentence() {

@@ -118,7 +118,7 @@ class D_ApiServer(unittest.TestCase):
     def test_api_server_accepts_all_and_enforces_the_rules(self):
         directory = os.environ.get("KEYFERRY_KUBE")
         if not directory:
-            self.skipTest("KEYFERRY_KUBE names no directory of etcd, kube-apiserver and kubectl")
+            self.skipTest("no etcd, kube-apiserver and kubectl: e2e/build makes them")
         (helm.kept / "admission").write_text(helm.text(yaml.safe_load((HERE / "admission/values.yaml").read_text())))
         script = [sys.executable, HERE / "on_api_server.py", helm.tools, schemas, helm.kept]
         environment = {**os.environ, "KUBECTL": f"{directory}/kubectl", "HELM_CACHE_HOME": str(helm.kept), "HELM_CONFIG_HOME": str(helm.kept)}

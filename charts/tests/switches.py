@@ -143,6 +143,8 @@ class Backends(unittest.TestCase):
         self.assertEqual(objects.mount("azure-environment")["mountPath"], directory)
         config = objects.volume("azure-environment")["configMap"]["name"]
         self.assertEqual(json.loads(objects.one("ConfigMap", config)["data"][name]), environment)
+        template = lambda values: render({"azure": {"environment": values}}).one("DaemonSet")["spec"]["template"]
+        self.assertNotEqual(template(environment), template({"keyVaultDNSSuffix": "b"}), "a new file makes new pods")
 
     def test_local_alone(self):
         objects = render({"azure": {"enabled": False}, **LOCAL})
@@ -268,8 +270,8 @@ class Observing(unittest.TestCase):
         monitor = render({"podMonitor": {"enabled": True, "labels": {"release": "p"}, "interval": "15s"}}).one("PodMonitor")
         self.assertEqual(monitor["metadata"]["labels"]["release"], "p")
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-        self.assertEqual(endpoint, {"path": "/metrics", "interval": "15s", "honorLabels": True, "port": "metrics"})
-        self.assertEqual(monitor["spec"]["jobLabel"], "app.kubernetes.io/name")
+        job = {"targetLabel": "job", "replacement": "keyferry"}
+        self.assertEqual(endpoint, {"path": "/metrics", "interval": "15s", "honorLabels": True, "port": "metrics", "relabelings": [job]})
         self.assertEqual(monitor["spec"]["namespaceSelector"], {"matchNames": ["kube-system"]})
         labels = render().one("DaemonSet")["spec"]["template"]["metadata"]["labels"]
         self.assertLessEqual(monitor["spec"]["selector"]["matchLabels"].items(), labels.items())
@@ -277,7 +279,7 @@ class Observing(unittest.TestCase):
     def test_pod_monitor_finds_pods_without_a_port(self):
         (endpoint,) = render({"podMonitor": {"enabled": True}, "hostNetwork": True}).one("PodMonitor")["spec"]["podMetricsEndpoints"]
         self.assertNotIn("port", endpoint)
-        self.assertEqual([one["replacement"] for one in endpoint["relabelings"]], ["$1:8991", "[$1]:8991"])
+        self.assertEqual([one["replacement"] for one in endpoint["relabelings"]], ["keyferry", "$1:8991", "[$1]:8991"])
 
     def test_alerts_are_those_of_the_file(self):
         rule = render({"prometheusRule": {"enabled": True, "labels": {"role": "a"}}}).one("PrometheusRule")
@@ -322,9 +324,10 @@ class Policy(unittest.TestCase):
         config = objects.volume("policy")["configMap"]["name"]
         self.assertEqual(yaml.safe_load(objects.one("ConfigMap", config)["data"][name]), {"rules": RULES})
 
-    def test_new_rules_make_new_pods(self):
-        checksum = lambda rules: render({"policy": {"rules": rules}}).one("DaemonSet")["spec"]["template"]["metadata"]["annotations"]["checksum/policy"]
-        self.assertNotEqual(checksum(RULES), checksum(RULES[:1]))
+    def test_new_rules_make_no_new_pods(self):
+        template = lambda rules: render({"policy": {"rules": rules}}).one("DaemonSet")["spec"]["template"]
+        self.assertEqual(template(RULES), template(RULES[:1]), "the server reads its file anew")
+        self.assertNotIn("subPath", render({"policy": {"rules": RULES}}).mount("policy"), "the kubelet would not renew it")
 
     def test_rules_alone_are_no_admission(self):
         self.assertNotIn("ValidatingAdmissionPolicy", render({"policy": {"rules": RULES}}).kinds())
@@ -335,6 +338,12 @@ class Policy(unittest.TestCase):
             self.assertEqual(objects.one("ValidatingAdmissionPolicy", name)["spec"]["failurePolicy"], "Fail")
             binding = objects.one("ValidatingAdmissionPolicyBinding", name)["spec"]
             self.assertEqual(binding, {"policyName": name, "validationActions": ["Deny"]})
+
+    def test_patterns_are_taken_word_for_word_but_for_the_star(self):
+        objects = render({"policy": {"rules": [{"name": "a", "namespaces": ["shop-*"], "addresses": ["a.b+c*"]}], "admission": {"enabled": True}}})
+        rules = objects.one("ValidatingAdmissionPolicy", "keyferry-classes")["spec"]["variables"][0]["expression"]
+        self.assertIn(r'"namespaces": ["^shop-.*$"]', rules)
+        self.assertIn(r'"addresses": ["(?i)^a\\.b\\+c.*$"]', rules)
 
     def test_admission_that_only_warns(self):
         soft = {"enabled": True, "failurePolicy": "Ignore", "actions": ["Warn", "Audit"]}

@@ -36,9 +36,4 @@ impl Binaries {
     pub(crate) fn debian(&self, path: &str) -> PathBuf {
         self.folder.join("debian").join(path)
     }
-
-    /// The folder.
-    pub(crate) fn folder(&self) -> &PathBuf {
-        &self.folder
-    }
 }

@@ -40,7 +40,10 @@ pub(crate) fn up(parts: &Parts) -> Result<ExitCode> {
     prepare()?;
     runtime()?.block_on(async {
         let cluster = Cluster::start(parts, Binaries::find()?).await?;
-        cluster.install(&[]).await?;
+        let vault = cluster.vault();
+        vault.secret("db-password", "v1", "correct horse battery staple\n");
+        cluster.apply_chart(&[]).await?;
+        cluster.provider_answers().await?;
         println!("ready");
         std::future::pending::<()>().await;
         Ok(ExitCode::SUCCESS)

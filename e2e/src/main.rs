@@ -4,6 +4,8 @@
 //! first process in there, whatever happened, and the kernel takes its mounts, addresses and files along.
 //! Only control groups outlive it; [`outside`] removes them.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what it prints is what it is for")]
+
 mod binaries;
 mod cases;
 mod cluster;
@@ -35,9 +37,9 @@ enum Command {
     Up(Parts),
     /// Remove the cluster of `up`, every trace of it
     Down,
-    /// Run kubectl on the cluster of `up`
-    Kubectl {
-        /// What kubectl is given
+    /// Run a command inside the cluster of `up`, with its kubectl
+    In {
+        /// The command and its arguments
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -92,7 +94,7 @@ fn main() -> ExitCode {
         }
         Command::Up(parts) => outside::up(&parts),
         Command::Down => outside::down(),
-        Command::Kubectl { arguments } => outside::kubectl(&arguments),
+        Command::In { arguments } => outside::inside(&arguments),
         Command::Init { arguments } => inside::init(&arguments),
         Command::InsideRun(run) => inside::run(run),
         Command::InsideUp(parts) => inside::up(&parts),

@@ -81,9 +81,11 @@ pub(crate) fn up(parts: &Parts) -> Result<ExitCode> {
     let first = first_process(child.id())?;
     State { first, logs: parts.logs.clone() }.write()?;
     println!("A one-node cluster is up after {:.1} s.", begun.elapsed().as_secs_f64());
-    println!("  e2e/kubectl get pods -A     kubectl on it (also: apply, exec, logs, port-forward inside)");
-    println!("  logs                        {}", parts.logs.display());
-    println!("  e2e/down                    removes every trace");
+    println!("  e2e/in kubectl apply -f e2e/example.yaml     a first pod");
+    println!("  e2e/in kubectl exec -n demo web -- cat /mnt/secrets-store/db-password");
+    println!("  e2e/in bash                                  a shell on the node");
+    println!("  e2e/down                                     removes every trace");
+    println!("Logs: {}", parts.logs.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -103,16 +105,21 @@ pub(crate) fn down() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs kubectl inside the namespaces of `up`.
-pub(crate) fn kubectl(arguments: &[String]) -> Result<ExitCode> {
+/// Runs a command inside the namespaces of `up`.
+pub(crate) fn inside(arguments: &[String]) -> Result<ExitCode> {
     let state = State::read().context("no cluster is up: e2e/up starts one")?;
     ensure!(state.alive(), "the cluster of e2e/up is dead: e2e/down cleans up");
     let binaries = Binaries::find()?;
+    let path = format!("{}:{}", binaries.path("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid"];
     let status = Command::new("nsenter")
-        .args(["--target", &state.first.to_string(), "--all", "--"])
-        .arg(binaries.path("kubectl"))
-        .arg(format!("--kubeconfig={DIRECTORY}/kubeconfig/admin"))
+        .args(["--target", &state.first.to_string()])
+        .args(namespaces)
+        .arg(format!("--wd={}", std::env::current_dir()?.display()))
+        .arg("--")
         .args(arguments)
+        .env("KUBECONFIG", format!("{DIRECTORY}/kubeconfig/admin"))
+        .env("PATH", path)
         .status()
         .context("nsenter")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -223,11 +223,12 @@ impl<B: Backend> Fetch<B> {
     /// Proves the caller's identity, or finds that this very credential was proven before.
     pub async fn session(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problem> {
         let key = SessionKey { target: plan.target.clone(), fingerprint: self.fingerprint(&plan.credential) };
-        let (backend, asking) = (self.backend.clone(), self.asking(&plan.login_at));
-        let (target, credential) = (plan.target.clone(), plan.credential.clone());
         let (session, served) = self
             .sessions
             .get(key, Duration::MAX, |sent| {
+                // Only a flight needs copies that live as long as it does.
+                let (backend, asking) = (self.backend.clone(), self.asking(&plan.login_at));
+                let (target, credential) = (plan.target.clone(), plan.credential.clone());
                 let shown = (B::reach(plan).identity, plan.login_at.clone());
                 async move {
                     let login = asking.retrying(&sent, || backend.login(&target, &credential)).await?;
@@ -275,19 +276,21 @@ impl<B: Backend> Fetch<B> {
             principal: session.principal.clone(),
             read: read.clone(),
         };
-        let (backend, session) = (self.backend.clone(), session.clone());
-        let (target, read, asking) = (plan.target.clone(), read.clone(), self.asking(&plan.read_at));
         let pinned_age = self.settings.pinned_max_age;
         // A pinned value never changes, so it is as fresh as its last confirmation allows.
         let accept =
             |reading: &Reading| if reading.pinned && !age.is_zero() { pinned_age.max(age) } else { age };
         let (reading, served) = self
             .values
-            .get_by(key, age, accept, |sent| async move {
-                let reading =
-                    asking.retrying(&sent, || backend.read(&target, &session.session, &read)).await?;
-                let weight = reading.value.len() + reading.version.len() + ENTRY_OVERHEAD;
-                Ok(Started { value: reading, weight, lasts: Duration::MAX })
+            .get_by(key, age, accept, |sent| {
+                let (backend, session) = (self.backend.clone(), session.clone());
+                let (target, read, asking) = (plan.target.clone(), read.clone(), self.asking(&plan.read_at));
+                async move {
+                    let reading =
+                        asking.retrying(&sent, || backend.read(&target, &session.session, &read)).await?;
+                    let weight = reading.value.len() + reading.version.len() + ENTRY_OVERHEAD;
+                    Ok(Started { value: reading, weight, lasts: Duration::MAX })
+                }
             })
             .await?;
         tally.count(served);

@@ -22,6 +22,7 @@ use futures_util::Stream;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tonic::transport::Server;
 
 use crate::gather::Gather;
@@ -92,10 +93,12 @@ pub async fn open(
     let mut guards = Vec::new();
     let mut listeners = Vec::new();
     let mut problems = Vec::new();
+    // One time for all sockets together.
+    let waited = Instant::now() + settings.wait_for_socket;
     for directory in &settings.directories {
         for served in served {
             let path = directory.join(format!("{}.sock", served.backend.name()));
-            match socket::listen_within(&path, settings.wait_for_socket).await {
+            match socket::listen_until(&path, waited).await {
                 Ok((listener, guard)) => {
                     guards.push(guard);
                     listeners.push((listener, served.clone()));

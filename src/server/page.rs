@@ -1,5 +1,5 @@
 //! The operator's page: one HTML text without scripts, made from [`Overview`]. Everything that comes from
-//! elsewhere (names of pods and classes, texts of errors) passes [`escape`]; the content policy allows
+//! elsewhere (names of pods and classes, texts of errors) passes `escape`; the content policy allows
 //! this page's own style and nothing else, should anything ever slip through.
 
 use std::fmt::Write;
@@ -126,7 +126,11 @@ fn table<'a, T: 'a>(
     if rows.peek().is_none() {
         page.push_str("<p class=\"note\">None yet.</p>");
     } else {
-        page.push_str("<div class=\"wide\" tabindex=\"0\"><table><thead><tr>");
+        let label = if title.is_empty() { "Volumes not asked for" } else { title };
+        write!(
+            page,
+            "<div class=\"wide\" role=\"region\" aria-label=\"{label}\" tabindex=\"0\"><table><thead><tr>"
+        )?;
         for column in columns {
             write!(page, "<th scope=\"col\">{column}</th>")?;
         }

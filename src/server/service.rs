@@ -64,7 +64,7 @@ impl Provider {
             Ok(parsed) => parsed,
             Err(problems) => {
                 self.metrics.mounted(self.backend.name(), Some(problems.kind()), start.elapsed());
-                tracing::warn!(backend = self.backend.name(), error = %problems, "bad request");
+                tracing::warn!(backend = self.backend.name(), error = problems.one_line(), "bad request");
                 return Err(status::of(&problems));
             }
         };
@@ -134,8 +134,19 @@ impl Provider {
             Err(problems) => {
                 let kind = problems.kind().name();
                 tracing::error!(
-                    backend, pod, class, ms, requests, hits, joined, logins, occasion, sync, kind,
-                    error = %problems, "mount failed"
+                    backend,
+                    pod,
+                    class,
+                    ms,
+                    requests,
+                    hits,
+                    joined,
+                    logins,
+                    occasion,
+                    sync,
+                    kind,
+                    error = problems.one_line(),
+                    "mount failed"
                 );
             }
         }

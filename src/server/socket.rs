@@ -38,15 +38,14 @@ const MOST_WAIT: Duration = Duration::from_secs(1);
 const LOCK_TRIES: u32 = 200;
 const LOCK_WAIT: Duration = Duration::from_millis(5);
 
-/// As [`listen`], but waits up to `wait` for a foreign provider to leave the path.
-pub async fn listen_within(path: &Path, wait: Duration) -> Result<(UnixListener, Guard), SocketError> {
-    let end = Instant::now() + wait;
+/// As [`listen`], but waits until `end` for a foreign provider to leave the path.
+pub async fn listen_until(path: &Path, end: Instant) -> Result<(UnixListener, Guard), SocketError> {
     let mut pause = FIRST_WAIT;
     loop {
         match listen(path).await {
             Err(SocketError::Live { path, who }) if Instant::now() < end => {
                 if pause == FIRST_WAIT {
-                    let socket = path.display();
+                    let (socket, wait) = (path.display(), end.duration_since(Instant::now()));
                     tracing::warn!(%socket, %who, ?wait, "another provider answers here; waiting for it to go");
                 }
                 sleep_until(end.min(Instant::now() + pause)).await;
@@ -63,8 +62,8 @@ pub async fn listen_within(path: &Path, wait: Duration) -> Result<(UnixListener,
 ///
 /// # Errors
 ///
-/// If the path is unfit, taken by the live socket of another provider or by another kind of file, or the directory cannot be
-/// written to. Nothing is left behind then.
+/// If the path is unfit, taken by the live socket of another provider or by another kind of file, or the
+/// directory cannot be written to. Nothing is left behind then.
 pub async fn listen(path: &Path) -> Result<(UnixListener, Guard), SocketError> {
     let place = Place::of(path)?;
     make_directory(place.directory)?;
@@ -475,7 +474,7 @@ mod tests {
         let foreign = provider(UnixListener::bind(&path).unwrap(), "other-provider");
         let waiting = tokio::spawn({
             let path = path.clone();
-            async move { listen_within(&path, Duration::from_secs(600)).await }
+            async move { listen_until(&path, Instant::now() + Duration::from_secs(600)).await }
         });
         // It was asked once, so it is being waited for.
         while dial::who(&path, ASK).await.is_err() {}

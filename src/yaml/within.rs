@@ -4,6 +4,9 @@
 //! Whatever the style of a scalar, the characters that are not white space stand in its source in the
 //! same order; so the n-th of the text is found again as the n-th of the source.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
 use granit_parser::ScalarStyle;
 
 use super::{Content, Node, Place, Raw};
@@ -13,15 +16,23 @@ use super::{Content, Node, Place, Raw};
 pub struct Within<'a> {
     /// Where the surrounding text begins.
     shift: Place,
-    scalar: Option<Scalar<'a>>,
+    scalar: Option<Rc<Scalar<'a>>>,
 }
 
-#[derive(Clone)]
 struct Scalar<'a> {
     source: &'a str,
     start: Place,
     raw: Raw,
     text: String,
+    /// Made when a place behind the first line is wanted.
+    inks: OnceCell<Vec<Ink>>,
+}
+
+/// Where a character that is not white space stands in the text, and where in the source.
+#[derive(Clone, Copy)]
+struct Ink {
+    text: Place,
+    source: Place,
 }
 
 impl<'a> Within<'a> {
@@ -41,7 +52,8 @@ impl<'a> Within<'a> {
         let scalar = match (&node.content, node.raw) {
             (Content::Text { text, .. }, Some(raw)) => {
                 let source = source.strip_prefix('\u{feff}').unwrap_or(source);
-                Some(Scalar { source, start: node.place, raw, text: text.clone() })
+                let (start, text) = (node.place, text.clone());
+                Some(Rc::new(Scalar { source, start, raw, text, inks: OnceCell::new() }))
             }
             _ => None,
         };
@@ -75,41 +87,50 @@ impl Place {
 }
 
 impl Scalar<'_> {
+    /// White space has no place of its own: it lies before the ink that follows on its line, or behind the
+    /// last one.
     fn find(&self, wanted: Place) -> Place {
-        let (before, on_line) = self.ink_before(wanted);
+        let (before, at) = if wanted.line == 1 {
+            // The place of every entry of every mount: no list is made for it.
+            let mut inks = self.inks();
+            let (mut before, mut at) = (None, inks.next());
+            while let Some(ink) = at.filter(|ink| ink.text < wanted) {
+                (before, at) = (Some(ink), inks.next());
+            }
+            (before, at)
+        } else {
+            let inks = self.inks.get_or_init(|| self.inks().collect());
+            let (before, behind) = inks.split_at(inks.partition_point(|ink| ink.text < wanted));
+            (before.last().copied(), behind.first().copied())
+        };
+        match (before, at) {
+            (_, Some(ink)) if ink.text.line == wanted.line => ink.source,
+            (Some(ink), _) => Place { column: ink.source.column + 1, ..ink.source },
+            (None, _) => self.start,
+        }
+    }
+
+    /// The ink of the text beside that of the source, in order.
+    fn inks(&self) -> impl Iterator<Item = Ink> {
+        let mut place = Place::START;
+        let text = self.text.chars().filter_map(move |character| {
+            let here = place;
+            place = place.after(character);
+            (!character.is_whitespace()).then_some(here)
+        });
         let mut source = Source { rest: self.source.get(self.raw.at..).unwrap_or(""), place: self.start };
         if matches!(self.raw.style, ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted) {
             source.next();
         }
-        let (mut seen, mut behind) = (0, self.start);
-        while on_line || seen < before {
-            let place = source.place;
-            match source.token(self.raw.style) {
-                None => break,
-                Some(character) if character.is_whitespace() => {}
-                Some(_) if seen == before => return place,
-                Some(_) => {
-                    seen += 1;
-                    behind = source.place;
+        let source = std::iter::from_fn(move || {
+            loop {
+                let here = source.place;
+                if !source.token(self.raw.style)?.is_whitespace() {
+                    return Some(here);
                 }
             }
-        }
-        behind
-    }
-
-    /// How many characters that are not white space come before `wanted`, and whether one follows on its
-    /// line. White space has no place of its own: it lies before that one, or behind the last of all.
-    fn ink_before(&self, wanted: Place) -> (usize, bool) {
-        let (mut place, mut count) = (Place::START, 0);
-        for character in self.text.chars() {
-            let ink = !character.is_whitespace();
-            if place >= wanted && (ink || place.line > wanted.line) {
-                return (count, ink && place.line == wanted.line);
-            }
-            count += usize::from(ink);
-            place = place.after(character);
-        }
-        (count, false)
+        });
+        text.zip(source).map(|(text, source)| Ink { text, source })
     }
 }
 

@@ -8,13 +8,15 @@ use keyferry::proto::MountRequest;
 use keyferry::proto::csi_driver_provider_client::CsiDriverProviderClient;
 use keyferry::server::dial;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Request;
 
 use super::files::requests_to;
-use super::manifests::{class, entries, pod};
+use super::manifests::{MOUNT, class, entries, pod};
 use super::{Case, With, case};
+use crate::cluster::process::until;
 use crate::cluster::provider::SOCKETS;
-use crate::cluster::{Cluster, MACHINE};
+use crate::cluster::{Cluster, LONG, MACHINE};
 use crate::standins::azure::TENANT;
 use crate::standins::azure::content::Identity;
 
@@ -23,6 +25,7 @@ const CLIENT: &str = "66666666-6666-4666-8666-666666666666";
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("the_sync_controller_is_served", With::Others, sync_controller),
+        case("an_operator_sees_volumes_and_forgets_values", With::Others, operator),
         case("a_policy_refuses_and_names_its_rule", With::Nobody, policy),
     ]
 }
@@ -59,6 +62,53 @@ async fn sync_controller(cluster: Rc<Cluster>) -> Result<String> {
     ensure!(file.contents == "for a Secret".as_bytes() && file.path == "a", "{}", file.path);
     ensure!(!answer.object_version.is_empty(), "no version");
     Ok(String::new())
+}
+
+/// The page and its one action, through `kubectl port-forward`: nothing of it is open to other pods.
+async fn operator(cluster: Rc<Cluster>) -> Result<String> {
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "never on a page");
+    cluster.namespace("operator").await?;
+    cluster
+        .kubectl
+        .apply(&(class("operator", "c", &vault.name, &["a"]) + &pod("operator", "web", "c")))
+        .await?;
+    cluster.running("operator", "web").await?;
+    let arguments = ["port-forward", "-n", "kube-system", "daemonset/keyferry", "18990:8990"];
+    let mut forward = cluster.kubectl.start(&cluster.parts.logs, "port-forward", &arguments)?;
+    let page = until(LONG, "the page", async || {
+        forward.check()?;
+        ask("GET / HTTP/1.1\r\n").await
+    })
+    .await?;
+    for text in ["200 OK", "operator", "kv", "azure.sock"] {
+        ensure!(page.contains(text), "no {text:?} on the page:\n{page}");
+    }
+    ensure!(!page.contains("never on a page"), "a value is on the page");
+    // The value was read a moment ago; a repeat would have it from memory for a minute.
+    vault.secret("a", "v2", "changed");
+    let forgotten = ask("POST /forget HTTP/1.1\r\nX-Keyferry: forget\r\nContent-Length: 0\r\n").await?;
+    ensure!(forgotten.contains("200 OK"), "{forgotten}");
+    let path = format!("{MOUNT}/a");
+    until(LONG, "the changed value", async || {
+        let value = cluster.exec("operator", "web", &["cat", &path]).await?;
+        ensure!(value == "changed", "{value}");
+        Ok(())
+    })
+    .await?;
+    forward.kill().await?;
+    Ok(String::new())
+}
+
+/// One request to the forwarded port; the whole answer.
+async fn ask(head: &str) -> Result<String> {
+    let mut stream = tokio::net::TcpStream::connect("127.0.0.1:18990").await?;
+    let request = format!("{head}Host: localhost:18990\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    ensure!(!answer.is_empty(), "no answer");
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// The API server refuses the class, and keyferry itself refuses the mount of a class that was there before.

@@ -11,8 +11,10 @@ use super::manifests::{MOUNT, class, class_with, entries, machine, pod, pod_with
 use super::{Case, With, case};
 use crate::cluster::process::until;
 use crate::cluster::{Cluster, LONG};
-use crate::standins::azure::content::Identity;
+use crate::standins::azure::TENANT;
+use crate::standins::azure::content::{Denial, Identity};
 
+const PRINCIPAL: &str = "77777777-7777-4777-8777-777777777777";
 const OTHER: &str = "33333333-3333-4333-8333-333333333333";
 const THIRD: &str = "44444444-4444-4444-8444-444444444444";
 
@@ -23,10 +25,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case("one_pod_has_several_volumes", With::Others, several_volumes),
         case("a_container_that_is_not_root_reads_its_secret", With::Others, not_root),
         case("two_identities_read_only_their_own", With::Others, two_identities),
+        case("a_service_principal_comes_from_a_secret", With::Others, service_principal),
         case("a_class_is_edited_while_in_use", With::Others, edited_class),
         case("the_event_shows_every_mistake_of_a_class", With::Others, mistakes),
         case("the_event_names_a_missing_object_and_its_cure", With::Others, missing_object),
         case("the_event_names_a_denied_object_and_its_cure", With::Others, denied_object),
+        case("an_unchanged_secret_is_not_written_again", With::Others, unchanged),
         case("a_deleted_pod_leaves_nothing", With::Others, unmount),
     ]
 }
@@ -86,6 +90,37 @@ async fn rotation(cluster: Rc<Cluster>) -> Result<String> {
     ))
 }
 
+/// Tracker T31: watchers see nothing while nothing changes, however often the driver asks, and one swap when it does.
+async fn unchanged(cluster: Rc<Cluster>) -> Result<String> {
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "one");
+    cluster.namespace("unchanged").await?;
+    let parameters = machine(&vault.name) + "maxAge: 1s\n";
+    let manifests =
+        class_with("unchanged", "c", &parameters, &entries(&["a"]), "") + &pod("unchanged", "web", "c");
+    cluster.kubectl.apply(&manifests).await?;
+    cluster.running("unchanged", "web").await?;
+    let tree = format!("{MOUNT}/..data");
+    let before = cluster.exec("unchanged", "web", &["readlink", &tree]).await?;
+    let asked = requests_to(&cluster, &vault.host());
+    until(LONG, "three more reads", async || {
+        ensure!(requests_to(&cluster, &vault.host()) >= asked + 3, "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(
+        cluster.exec("unchanged", "web", &["readlink", &tree]).await? == before,
+        "the files were written again"
+    );
+    vault.secret("a", "v2", "two");
+    until(LONG, "the swap", async || {
+        ensure!(cluster.exec("unchanged", "web", &["readlink", &tree]).await? != before, "the same tree");
+        Ok(())
+    })
+    .await?;
+    Ok(String::new())
+}
+
 async fn several_volumes(cluster: Rc<Cluster>) -> Result<String> {
     let (first, second) = (cluster.vault(), cluster.vault());
     first.secret("a", "v1", "from the first");
@@ -122,7 +157,6 @@ async fn two_identities(cluster: Rc<Cluster>) -> Result<String> {
     cluster.namespace("identities").await?;
     cluster.azure.identity(Identity::new(OTHER).federated("identities", "reader"));
     cluster.azure.identity(Identity::new(THIRD).federated("identities", "stranger"));
-    use crate::standins::azure::content::Denial;
     vault.handle().deny(Some(THIRD), None, None, Denial::Rbac);
     let mut manifests = String::new();
     for (account, client) in [("reader", OTHER), ("stranger", THIRD)] {
@@ -142,6 +176,26 @@ async fn two_identities(cluster: Rc<Cluster>) -> Result<String> {
     cluster.event_with("identities", "stranger", &["ForbiddenByRbac", "Key Vault Secrets User"]).await?;
     let thief = ["AADSTS7002", "system:serviceaccount:identities:stranger", OTHER];
     cluster.event_with("identities", "thief", &thief).await?;
+    Ok(String::new())
+}
+
+/// nodePublishSecretRef, with the characters that the driver escapes (driver.md 3.2).
+async fn service_principal(cluster: Rc<Cluster>) -> Result<String> {
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "for a principal");
+    cluster.namespace("principal").await?;
+    cluster.azure.identity(Identity::new(PRINCIPAL).client_secret("a<b>&c"));
+    let parameters = format!("tenantId: '{TENANT}'\nkeyvaultName: '{}'\n", vault.name);
+    let secret = format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: principal, namespace: principal}}\nstringData: {{clientid: '{PRINCIPAL}', clientsecret: 'a<b>&c'}}\n"
+    );
+    let pod = pod("principal", "web", "c").replace(
+        "        readOnly: true\n        volume",
+        "        readOnly: true\n        nodePublishSecretRef: {name: principal}\n        volume",
+    );
+    let class = class_with("principal", "c", &parameters, &entries(&["a"]), "");
+    cluster.kubectl.apply(&(secret + &class + &pod)).await?;
+    cluster.running("principal", "web").await?;
     Ok(String::new())
 }
 
@@ -198,7 +252,6 @@ async fn missing_object(cluster: Rc<Cluster>) -> Result<String> {
 }
 
 async fn denied_object(cluster: Rc<Cluster>) -> Result<String> {
-    use crate::standins::azure::content::Denial;
     let vault = cluster.vault();
     vault.secret("a", "v1", "x");
     vault.handle().deny(None, None, None, Denial::Policy);

@@ -1,5 +1,6 @@
 //! Stores in trouble while pods start. A pod may wait; it may never run on an empty volume (driver.md 8.3).
 
+use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
@@ -10,6 +11,8 @@ use super::manifests::{MOUNT, class, class_with, entries, machine, pod, pod_with
 use super::{Case, With, case};
 use crate::cluster::driver::Settings;
 use crate::cluster::process::until;
+use crate::cluster::provider::SOCKETS;
+use crate::cluster::vendor::Vendor;
 use crate::cluster::{Cluster, LONG};
 use crate::standins::azure::content::Identity;
 use crate::standins::faults::{Fault, How};
@@ -22,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("a_pod_waits_for_its_store_and_starts", With::Others, waits),
         case("a_running_pod_keeps_its_files_through_an_outage", With::Others, keeps),
+        case("a_provider_with_a_passing_code_leaves_a_volume_empty", With::Nobody, hazard),
         case("no_pod_runs_on_an_empty_volume_in_100_starts", With::Nobody, never_empty),
     ]
 }
@@ -72,6 +76,39 @@ async fn keeps(cluster: Rc<Cluster>) -> Result<String> {
     Ok(String::new())
 }
 
+/// The hazard itself, with a provider that answers RESOURCE_EXHAUSTED once: the container that looks at its file finds none. So
+/// the next case would see it, if keyferry ever did the same.
+async fn hazard(cluster: Rc<Cluster>) -> Result<String> {
+    cluster.uninstall().await?;
+    cluster.restart_driver(&Settings { poll: "2m", ..Settings::default() }).await?;
+    let vendor =
+        Vendor::failing_once(&Path::new(SOCKETS).join("azure.sock"), tonic::Code::ResourceExhausted)?;
+    let vault = cluster.vault();
+    cluster.namespace("hazard").await?;
+    let pod = looking_pod("hazard", "web", "c", "a");
+    cluster.kubectl.apply(&(class("hazard", "c", &vault.name, &["a"]) + &pod)).await?;
+    until(LONG, "the container ends for want of its file", async || {
+        let phase = cluster
+            .kubectl
+            .run(&["get", "pod", "web", "-n", "hazard", "-o", "jsonpath={.status.phase}"])
+            .await?;
+        ensure!(phase == "Failed", "{phase}");
+        Ok(())
+    })
+    .await?;
+    vendor.stop().await;
+    cluster.restart_driver(&Settings::default()).await?;
+    cluster.install(&[]).await?;
+    Ok(String::new())
+}
+
+/// A pod whose container looks at its file once, when it starts, and ends if there is none.
+fn looking_pod(namespace: &str, name: &str, class: &str, file: &str) -> String {
+    let looks = format!("command: ['sh', '-c', 'test -s {MOUNT}/{file} && exec sleep 10000']\n");
+    pod_with(namespace, name, &[("s", MOUNT, class)], &looks, "restartPolicy: Never\n")
+        .replace("      command: ['sleep', '10000']\n", "")
+}
+
 /// Each pod has an object of its own that fails in some way at first. The container looks at its file once, when it starts: an
 /// empty volume would be seen at once and never mended, as the pod is not started again.
 async fn never_empty(cluster: Rc<Cluster>) -> Result<String> {
@@ -82,7 +119,6 @@ async fn never_empty(cluster: Rc<Cluster>) -> Result<String> {
     cluster.azure.identity(Identity::new(CLIENT).federated("never-empty", "default"));
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let mut manifests = String::new();
-    let looks = format!("command: ['sh', '-c', 'test -s {MOUNT}/o && exec sleep 10000']\n");
     for n in 0..STARTS {
         let object = format!("o-{n}-");
         vault.secret(&object, "v1", "filled");
@@ -92,9 +128,7 @@ async fn never_empty(cluster: Rc<Cluster>) -> Result<String> {
             format!("array:\n  - |\n    objectName: {object}\n    objectType: secret\n    objectAlias: o\n");
         manifests += &class_with("never-empty", &object[..object.len() - 1], &parameters, &entry, "");
         cluster.azure.fault(random.fault().host(&vault.host()).path(&format!("/secrets/{object}")));
-        let volumes = [("s", MOUNT, &object[..object.len() - 1])];
-        manifests += &pod_with("never-empty", &format!("p{n}"), &volumes, &looks, "restartPolicy: Never\n")
-            .replace("      command: ['sleep', '10000']\n", "");
+        manifests += &looking_pod("never-empty", &format!("p{n}"), &object[..object.len() - 1], "o");
     }
     cluster.azure.fault(Fault::status(500).host("login.microsoftonline.com").times(40));
     let start = Instant::now();

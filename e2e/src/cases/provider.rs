@@ -31,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_restarted_driver_goes_on_with_what_is_mounted", With::Nobody, driver_restarted),
         case("the_old_driver_mounts_and_rotates", With::Nobody, old_driver),
         case("a_vendors_provider_is_exchanged_and_comes_back", With::Nobody, exchange),
+        case("a_dead_socket_of_a_predecessor_is_replaced", With::Nobody, dead_socket),
         case("keyferry_runs_without_root_where_the_directories_are_its_own", With::Nobody, without_root),
         case("a_node_with_taints_has_its_secrets", With::Nobody, tainted),
     ]
@@ -212,6 +213,27 @@ async fn exchange(cluster: Rc<Cluster>) -> Result<String> {
         gap.as_secs_f64() * 1e3,
         back.as_secs_f64() * 1e3
     ))
+}
+
+/// Tracker T47: the driver knows the provider from the old directory, where the predecessor left a dead socket.
+async fn dead_socket(cluster: Rc<Cluster>) -> Result<String> {
+    cluster.uninstall().await?;
+    let socket = Path::new(SOCKETS).join("azure.sock");
+    let vendor = Vendor::start(&socket, "x")?;
+    cluster.restart_driver(&Settings::default()).await?;
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "x");
+    cluster.namespace("dead-socket").await?;
+    let class = class("dead-socket", "c", &vault.name, &["a"]);
+    cluster.kubectl.apply(&(class + &pod("dead-socket", "before", "c"))).await?;
+    cluster.running("dead-socket", "before").await?;
+    vendor.crash().await;
+    ensure!(socket.exists(), "the test wants a dead socket");
+    cluster.install(&[]).await?;
+    cluster.kubectl.apply(&pod("dead-socket", "after", "c")).await?;
+    cluster.running("dead-socket", "after").await?;
+    ensure!(requests_to(&cluster, &vault.host()) > 0, "keyferry did not answer");
+    Ok(String::new())
 }
 
 /// docs/guides/install.md: directories that belong to 65532, and nothing else.

@@ -1,6 +1,6 @@
 //! kubectl, as a user runs it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::DIRECTORY;
+use super::process::Process;
 use crate::binaries::Binaries;
 
 /// Longest time of one call.
@@ -55,6 +56,13 @@ impl Kubectl {
             bail!("kubectl {}: {}", arguments.join(" "), text(&output.stderr).trim());
         }
         Ok(text(&output.stdout))
+    }
+
+    /// Starts a call that goes on.
+    pub(crate) fn start(&self, logs: &Path, name: &str, arguments: &[&str]) -> Result<Process> {
+        let mut command = Command::new(&self.program);
+        command.arg(format!("--kubeconfig={}", self.kubeconfig)).args(arguments);
+        Process::run(logs, name, command)
     }
 
     /// Applies manifests.

@@ -18,7 +18,6 @@ const START: Duration = Duration::from_secs(60);
 pub(crate) struct Node {
     _containerd: Process,
     kubelet: Process,
-    path: String,
     ctr: PathBuf,
 }
 
@@ -39,7 +38,7 @@ impl Node {
             run_ctr(&ctr, &["version"]).await
         })
         .await?;
-        let mut node = Self { _containerd: containerd, kubelet: kubelet(binaries, logs, &path)?, path, ctr };
+        let mut node = Self { _containerd: containerd, kubelet: kubelet(binaries, logs, &path)?, ctr };
         node.make_image(binaries, "docker.io/local/busybox:1", "sh").await?;
         node.make_image(binaries, "docker.io/local/pause:1", "sleep 2147483647").await?;
         let kubectl = Kubectl::new(binaries);
@@ -79,13 +78,6 @@ impl Node {
     /// Forgets an image.
     pub(crate) async fn remove_image(&self, image: &str) -> Result<()> {
         run_ctr(&self.ctr, &["-n", "k8s.io", "images", "remove", "--sync", image]).await
-    }
-
-    /// Kills the kubelet and starts another.
-    pub(crate) async fn restart_kubelet(&mut self, binaries: &Binaries, logs: &Path) -> Result<()> {
-        self.kubelet.kill().await?;
-        self.kubelet = kubelet(binaries, logs, &self.path)?;
-        Ok(())
     }
 }
 

@@ -8,11 +8,11 @@ use keyferry::proto::{File, MountRequest, MountResponse, ObjectVersion, VersionR
 use keyferry::server::authority::AnyAuthority;
 use serde_json::Value;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// A running provider. As vendors' do, it replaces whatever is at its path, and removes the file when it stops.
 pub(crate) struct Vendor {
@@ -24,6 +24,15 @@ pub(crate) struct Vendor {
 impl Vendor {
     /// Serves on `socket`; every object's value is `value`.
     pub(crate) fn start(socket: &Path, value: &str) -> Result<Self> {
+        Self::serve(socket, Answers { value: value.to_owned(), first: Mutex::new(None) })
+    }
+
+    /// Serves on `socket`, but answers the first mount with this code.
+    pub(crate) fn failing_once(socket: &Path, code: Code) -> Result<Self> {
+        Self::serve(socket, Answers { value: "x".to_owned(), first: Mutex::new(Some(code)) })
+    }
+
+    fn serve(socket: &Path, answers: Answers) -> Result<Self> {
         if let Some(folder) = socket.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -31,13 +40,19 @@ impl Vendor {
         let _ = std::fs::remove_file(socket);
         let listener = UnixListener::bind(socket)?;
         let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(AnyAuthority::new));
-        let service = CsiDriverProviderServer::new(Answers { value: value.to_owned() });
+        let service = CsiDriverProviderServer::new(answers);
         let server = tonic::transport::Server::builder().add_service(service);
         let (stop, mut stopped) = watch::channel(false);
         let asked = async move { drop(stopped.wait_for(|stop| *stop).await) };
         let task =
             tokio::spawn(async move { drop(server.serve_with_incoming_shutdown(incoming, asked).await) });
         Ok(Self { socket: socket.to_owned(), stop, task })
+    }
+
+    /// Stops it as a crash does: the file stays, and nobody listens.
+    pub(crate) async fn crash(self) {
+        let _ = self.stop.send(true);
+        let _ = self.task.await;
     }
 
     /// Stops it as SIGTERM does: the file goes, then the connections.
@@ -51,6 +66,8 @@ impl Vendor {
 
 struct Answers {
     value: String,
+    /// Code of the first answer, until it was given.
+    first: Mutex<Option<Code>>,
 }
 
 #[tonic::async_trait]
@@ -64,6 +81,9 @@ impl CsiDriverProvider for Answers {
     }
 
     async fn mount(&self, request: Request<MountRequest>) -> Result<Response<MountResponse>, Status> {
+        if let Some(code) = self.first.lock().await.take() {
+            return Err(Status::new(code, "as told"));
+        }
         let attributes: Value = serde_json::from_str(&request.get_ref().attributes)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let objects = attributes["objects"].as_str().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! From a class to findings: its form, the backend's own parser, its `secretObjects`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::gather::{Gather, Outline};
 use crate::path::Mode;
 use crate::plan::{Account, Output};
 use crate::secret::SecretText;
-use crate::yaml::{Content, Node, Place};
+use crate::yaml::{Content, Node, Place, Within};
 
 /// Providers of the driver whose classes are known to be right elsewhere.
 const PEERS: [&str; 5] = ["azure", "vault", "openbao", "gcp", "aws"];
@@ -76,7 +77,7 @@ impl Judge {
         let mut secrets = secrets::Seen::default();
         for class in &manifests.classes {
             report.classes += 1;
-            let mut sheet = Sheet { class, live: self.live, findings: Vec::new() };
+            let mut sheet = Sheet { class, live: self.live, texts: HashMap::new(), findings: Vec::new() };
             report.plans.extend(self.class(&mut sheet, &mut secrets));
             report.findings.append(&mut sheet.findings);
         }
@@ -212,6 +213,8 @@ fn form(sheet: &mut Sheet) {
 pub(super) struct Sheet<'a> {
     pub(super) class: &'a Class,
     live: bool,
+    /// Where the texts of parameters lie.
+    texts: HashMap<String, Option<Within<'a>>>,
     findings: Vec<Finding>,
 }
 
@@ -295,18 +298,29 @@ impl Sheet<'_> {
     }
 
     fn spot(&mut self, level: Level, rule: &str, spot: Option<&Spot>, name: bool, what: &str) {
-        let none = Spot::default();
         let field = spot.map_or("", |spot| &spot.field);
+        let parameter = field.split(['[', '.', ',']).next().unwrap_or_default();
+        let place = spot.and_then(|spot| spot.place);
         if !self.live {
-            let place = self.class.place_of(spot.unwrap_or(&none), name);
+            let place = match place {
+                Some(place) => self.in_parameter(parameter, place),
+                None if field.is_empty() => self.class.place(),
+                None => self.class.place_of(parameter, name),
+            };
             return self.file(level, rule, field, place, what);
         }
-        let place = spot.and_then(|spot| spot.place);
         let mut found = Finding::of_document(level, rule, &self.class.document, None, what);
-        let parameter = self.class.parameters.get(field.split(['[', '.']).next().unwrap_or_default());
-        found.line = place.and_then(|p| parameter?.lines().nth(p.line - 1).map(ToOwned::to_owned));
+        let text = self.class.parameters.get(parameter);
+        found.line = place.and_then(|p| text?.lines().nth(p.line - 1).map(ToOwned::to_owned));
         found.place = place;
         self.push(found, field);
+    }
+
+    /// Place in the file of a place in the text of a parameter.
+    fn in_parameter(&mut self, parameter: &str, place: Place) -> Place {
+        let class = self.class;
+        let within = self.texts.entry(parameter.to_owned()).or_insert_with(|| class.within(parameter));
+        within.as_ref().map_or(class.place(), |within| class.document.in_file(within.place(place)))
     }
 }
 
