@@ -12,7 +12,8 @@ use crate::call::Call;
 use crate::error::{Kind, Problem, Problems};
 use crate::fetch::{Fetch, Session, Settings, Tally};
 use crate::files::{self, File};
-use crate::plan::{Output, Plan, Reading, Unfolded};
+use crate::plan::{Output, Plan, Reading};
+use crate::series::Unfolded;
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -116,9 +117,11 @@ impl<B: Backend> Store<B> {
             let outputs = Cow::Borrowed(plan.outputs.as_slice());
             return ReadPlan { outputs, readings, clashes: Vec::new(), warnings: Vec::new() };
         }
-        let Unfolded { outputs, failed, reads, clashes, warnings } = plan.unfold(&readings);
-        readings.extend(failed.into_iter().map(Err));
-        readings.extend(self.fetch.all(plan, &reads, session, age, tally).await);
+        let Unfolded { outputs, reads, clashes, warnings } = plan.unfold(&readings);
+        let wanted: Vec<_> = reads.iter().filter_map(|read| read.as_ref().ok().cloned()).collect();
+        let mut answers = self.fetch.all(plan, &wanted, session, age, tally).await.into_iter();
+        let answered = reads.into_iter().map(|read| read.and_then(|_| answers.next().expect("one a read")));
+        readings.extend(answered);
         ReadPlan { outputs: Cow::Owned(outputs), readings, clashes, warnings }
     }
 

@@ -20,6 +20,7 @@ pub mod path;
 pub mod plan;
 pub mod proto;
 pub mod secret;
+pub mod series;
 pub mod server;
 pub mod shape;
 pub mod telemetry;

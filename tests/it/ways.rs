@@ -691,3 +691,16 @@ async fn t02_endless_throttling_costs_the_documented_tries_however_many_wait() {
     let asked = store.log().iter().filter(|l| l.service == "vault").count();
     assert_eq!(asked, 3, "twenty waited for one flight");
 }
+
+#[tokio::test]
+async fn azure_16_21_equal_paths_are_told_along_with_the_other_mistakes() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let objects = "- {objectName: a, objectType: secret}\n- {objectName: a, objectType: key}\n- {objectName: b, objectType: x}\n";
+    let ask = Ask { parameters: &[("useVMManagedIdentity", "true")], objects, ..Ask::default() };
+    let text = mount(&backend, ask).await.unwrap_err().to_string();
+    has(
+        &text,
+        &["2 problems", "Invalid vaultObjectTypes", "objects[0] and objects[1] both write the file \"a\""],
+    );
+}

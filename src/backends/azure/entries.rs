@@ -6,7 +6,8 @@ use crate::call::Call;
 use crate::entry::{Entry, nearest};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Missing, Only, Output, Part, Plan, Series, Step};
+use crate::plan::{Missing, Only, Output, Part, Plan, Step};
+use crate::series::Series;
 use crate::yaml::{self, Content, Node};
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";
@@ -269,6 +270,10 @@ impl<'a> Checker<'a> {
         let encoding = self.encoding(part);
         let order = self.choice("orderChain");
         let split = self.choice("splitFiles");
+        if split == Some(true) && part.is_some() {
+            let what = "splitFiles and objectPart exclude each other";
+            self.wrong("splitFiles", what, "ask for the parts as entries of their own");
+        }
         let history = self.history();
         let path = self.path(history.is_some());
         if path.is_some() || !self.name.is_empty() {

@@ -45,10 +45,11 @@ pub(super) fn plan(settings: &Settings, call: &Call) -> Result<Plan<Azure>, Prob
     }
     let series = plan.series.iter().flat_map(|series| &series.outputs);
     problems.extend(check_paths(plan.outputs.iter().chain(series), Some(&mut plan.slips)));
-    match Problems::some(problems) {
-        Some(problems) => Err(problems),
-        None => Ok(plan),
+    if problems.is_empty() {
+        return Ok(plan);
     }
+    problems.append(&mut plan.slips);
+    Err(Problems::some(problems).expect("there is one"))
 }
 
 fn pod(call: &Call, problems: &mut Vec<Problem>) {
