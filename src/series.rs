@@ -8,7 +8,7 @@ use crate::plan::{Output, Plan, Reading, check_paths};
 
 /// Versions of one object, each in a file of its own (azure.md 8).
 pub struct Series<B: Backend> {
-    /// Index of the read that lists; its answer is [`Form::Versions`].
+    /// Index of the read that lists; its answer is of [that form](crate::plan::Form::Versions).
     pub list: usize,
     /// The read of a version that `list` names.
     pub read: fn(list: &B::Read, version: &str) -> B::Read,
