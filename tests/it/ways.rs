@@ -704,3 +704,40 @@ async fn azure_16_21_equal_paths_are_told_along_with_the_other_mistakes() {
         &["2 problems", "Invalid vaultObjectTypes", "objects[0] and objects[1] both write the file \"a\""],
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t03_a_port_that_stays_silent_is_told_from_one_that_refuses_and_from_a_wrong_name() {
+    let store = shop().await;
+    // A queue of one place, which is taken: the system answers no further attempt.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let silent = socket.listen(0).unwrap();
+    let address = silent.local_addr().unwrap();
+    let _taken = tokio::net::TcpStream::connect(address).await.unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (vault, own, other) in [
+        (address, ["no answer to the connection attempt", "nothing answers at this address"], "refuses"),
+        (closed, ["Connection refused", "the host refuses the connection"], "no answer"),
+    ] {
+        let mut connect_to = store.connect_to();
+        connect_to.retain(|(host, _)| !host.starts_with("shopkv"));
+        connect_to.push(("shopkv.vault.azure.net".into(), vault));
+        let http = Http::new(http::Settings {
+            connect_to,
+            connect_timeout: Duration::from_millis(300),
+            roots: http::Roots::Pem(store.ca_pem().as_bytes().to_vec()),
+            ..http::Settings::default()
+        });
+        let backend = open(&http, azure::Settings::default());
+        let ask = Ask { parameters: &[("useVMManagedIdentity", "true")], ..Ask::default() };
+        let problems = mount(&backend, ask).await.unwrap_err();
+        assert_eq!(problems.kind(), Kind::Unavailable);
+        let text = problems.to_string();
+        has(&text, &own);
+        has(
+            &text,
+            &["shopkv.vault.azure.net", &vault.to_string(), "check network, firewall and private endpoint"],
+        );
+        assert!(!text.contains(other) && !text.contains("DNS"), "{text}");
+    }
+}
