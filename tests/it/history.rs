@@ -74,9 +74,14 @@ async fn azure_8_a_page_at_another_host_is_not_asked() {
     let store = start().await;
     versions(&store, 2);
     let backend = open(&store);
-    for next in
-        ["https://evil.example/secrets/many/versions", "https://shopkv.vault.azure.net.evil.example/x"]
-    {
+    for next in [
+        "https://evil.example/secrets/many/versions",
+        "https://shopkv.vault.azure.net.evil.example/x",
+        "https://shopkv.vault.azure.net@evil.example/x",
+        "https://shopkv.vault.azure.net:8443/x",
+        "http://shopkv.vault.azure.net/x",
+        "/secrets/many/versions",
+    ] {
         let body = format!(r#"{{"value":[],"nextLink":"{next}"}}"#);
         // The engine tries again, as with any answer that is none of the store's.
         store.fault(Fault::status(200).path("/secrets/many/versions").body(&body).times(4));
@@ -84,6 +89,18 @@ async fn azure_8_a_page_at_another_host_is_not_asked() {
         assert!(text.contains("another host than the vault") && text.contains("objectName:many"), "{text}");
         store.clear_faults();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_8_a_next_page_may_be_spelled_with_port_and_in_another_case() {
+    let store = start().await;
+    versions(&store, 3);
+    let backend = open(&store);
+    let next = "https://ShopKV.vault.azure.net:443/secrets/many/versions?api-version=7.4&$skiptoken=0000";
+    let body = format!(r#"{{"value":[],"nextLink":"{next}"}}"#);
+    store.fault(Fault::status(200).path("/secrets/many/versions").body(&body));
+    let got = backend.gather(&call(&[], ALL), &Tally::default()).await.unwrap();
+    assert_eq!(got.files.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

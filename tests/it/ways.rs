@@ -741,3 +741,20 @@ async fn t03_a_port_that_stays_silent_is_told_from_one_that_refuses_and_from_a_w
         assert!(!text.contains(other) && !text.contains("DNS"), "{text}");
     }
 }
+
+#[test]
+fn azure_10_and_11_6_settings_that_cannot_be_are_refused_at_the_start() {
+    for (flags, fragment) in [
+        (&["--azure-cloud-name", "Mars"][..], "--azure-cloud-name \"Mars\" is not valid"),
+        (&["--azure-cloud-name", "AzureStackCloud"], "needs --azure-environment-file"),
+        (&["--azure-token-proxy-url", "http://proxy"], "must be https://HOST"),
+        (&["--azure-token-proxy-url", "https://u@proxy"], "must be https://HOST"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keyferry"));
+        command.args(["serve", "--admin-addr", "127.0.0.1:0", "--socket-dir"]).arg(dir.path()).args(flags);
+        let output = command.env_remove("AZURE_ENVIRONMENT_FILEPATH").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        has(&String::from_utf8_lossy(&output.stderr), &[fragment]);
+    }
+}
