@@ -205,3 +205,21 @@ pub fn nearest(found: &str, known: &[&str]) -> String {
         .filter(|(distance, name)| *distance <= name.len() / 3 + 1);
     best.map_or(String::new(), |(_, name)| format!(", did you mean {name:?}?"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn azure_4_booleans_are_those_of_go() {
+        for text in ["1", "t", "T", "TRUE", "true", "True"] {
+            assert_eq!(boolean(text), Some(true), "{text}");
+        }
+        for text in ["", "0", "f", "F", "FALSE", "false", "False"] {
+            assert_eq!(boolean(text), Some(false), "{text}");
+        }
+        for text in ["yes", "on", "tRuE", "2"] {
+            assert_eq!(boolean(text), None, "{text}");
+        }
+    }
+}

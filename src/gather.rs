@@ -13,8 +13,9 @@ use crate::entry::Dialect;
 use crate::error::{Kind, Problem, Problems, Warning};
 use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit};
 use crate::files::{self, File};
-use crate::plan::{Account, Output, Plan, Reading, Unfolded};
+use crate::plan::{Account, Output, Plan, Reading};
 use crate::policy::{Policy, Reach};
+use crate::series::Unfolded;
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -139,9 +140,11 @@ impl<B: Backend> Store<B> {
             let outputs = Cow::Borrowed(plan.outputs.as_slice());
             return ReadPlan { outputs, readings, clashes: Vec::new(), warnings: Vec::new() };
         }
-        let Unfolded { outputs, failed, reads, clashes, warnings } = plan.unfold(&readings);
-        readings.extend(failed.into_iter().map(Err));
-        readings.extend(self.fetch.all(plan, &reads, session, age, tally).await);
+        let Unfolded { outputs, reads, clashes, warnings } = plan.unfold(&readings);
+        let wanted: Vec<_> = reads.iter().filter_map(|read| read.as_ref().ok().cloned()).collect();
+        let mut answers = self.fetch.all(plan, &wanted, session, age, tally).await.into_iter();
+        let answered = reads.into_iter().map(|read| read.and_then(|_| answers.next().expect("one a read")));
+        readings.extend(answered);
         ReadPlan { outputs: Cow::Owned(outputs), readings, clashes, warnings }
     }
 
@@ -183,7 +186,10 @@ impl<B: Backend> Gather for Store<B> {
 
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
         let work = async {
-            let (plan, class_age, problems) = self.plan(call);
+            let (mut plan, class_age, mut problems) = self.plan(call);
+            if !problems.is_empty() {
+                problems.append(&mut plan.slips);
+            }
             if let Some(problems) = Problems::some(problems) {
                 return Err(problems);
             }

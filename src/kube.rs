@@ -20,8 +20,8 @@ use crate::secret::SecretText;
 const AGE: Duration = Duration::from_secs(30);
 /// Service accounts remembered.
 const MOST_ACCOUNTS: usize = 1024;
-/// Longest set of annotations that is kept; the API allows 256 KiB.
-const MOST_BYTES: usize = 256 << 10;
+/// Longest answer; the API allows 256 KiB of annotations.
+const MOST_BYTES: usize = 512 << 10;
 
 /// Where the API is, and as whom it is asked.
 #[derive(Debug, Clone)]
@@ -130,7 +130,7 @@ impl Shared {
             .await
             .map_err(|failure| outside(failure.to_string()).retry(Retry::After(None)))?;
         match answer.status.as_u16() {
-            200 if answer.body.len() > MOST_BYTES * 2 => Err(outside("the answer is too large".into())),
+            200 if answer.body.len() > MOST_BYTES => Err(outside("the answer is too large".into())),
             200 => serde_json::from_slice::<Object>(answer.body.expose())
                 .map(|object| object.metadata.annotations)
                 .map_err(|_| outside("the answer is no service account".into())),

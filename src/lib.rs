@@ -21,6 +21,7 @@ pub mod plan;
 pub mod policy;
 pub mod proto;
 pub mod secret;
+pub mod series;
 pub mod server;
 pub mod shape;
 pub mod telemetry;

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_octal_and_never_zero() {
+    fn t35_modes_are_octal_and_never_zero() {
         assert_eq!(Mode::from_octal("0400").map(Mode::bits), Some(256));
         assert_eq!(Mode::from_octal("0o644").map(Mode::bits), Some(420));
         assert_eq!(Mode::from_octal("1777").map(Mode::bits), Some(0o1777));

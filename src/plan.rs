@@ -1,12 +1,12 @@
 //! What a class asks for, as data: requests to make and files to write from their answers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::backends::Backend;
-use crate::error::{Kind, Problem, Spot, Warning};
+use crate::error::{Problem, Spot, Warning};
 use crate::path::{Mode, RelPath};
 use crate::secret::{SecretBytes, SecretText};
+use crate::series::Series;
 
 /// Requests and files of one class. Reads are upstream requests, outputs are files: two files from
 /// one object share one read, so user and password are always from one answer.
@@ -72,102 +72,6 @@ impl<B: Backend> Plan<B> {
     }
 }
 
-/// What a series of the answers so far came to.
-pub struct Unfolded<B: Backend> {
-    /// All files, in the user's order. Their reads are those of the plan, then `failed`, then `reads`.
-    pub outputs: Vec<Output>,
-    /// Series that cannot be read.
-    pub failed: Vec<Problem>,
-    /// Further requests, each once.
-    pub reads: Vec<B::Read>,
-    /// Files that cannot stand beside each other.
-    pub clashes: Vec<Problem>,
-    /// Oddities that only the answers show.
-    pub warnings: Vec<String>,
-}
-
-type Answers = [Result<Arc<Reading>, Problem>];
-
-impl<B: Backend> Plan<B> {
-    /// Puts the files of every series where they belong, now that the store has said how many there are.
-    pub fn unfold(&self, answers: &Answers) -> Unfolded<B> {
-        let found: Vec<Result<Vec<String>, Problem>> =
-            self.series.iter().map(|series| series.versions(&answers[series.list])).collect();
-        let failures = found.iter().filter(|versions| versions.is_err()).count();
-        let (mut failed, mut reads, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-        let mut outputs = Vec::new();
-        let mut rest = self.outputs.iter();
-        let mut taken = 0;
-        for (series, versions) in self.series.iter().zip(found) {
-            outputs.extend(rest.by_ref().take(series.at - taken).cloned());
-            taken = series.at;
-            match versions {
-                Err(problem) => {
-                    failed.push(problem);
-                    let read = self.reads.len() + failed.len() - 1;
-                    outputs.extend(series.outputs.last().map(|last| Output { read, ..last.clone() }));
-                }
-                Ok(versions) => {
-                    let surplus = series.surplus.iter().filter(|(asked, _)| versions.len() > *asked);
-                    warnings.extend(surplus.map(|(_, word)| word.clone()));
-                    for (index, version) in (0..).zip(&versions) {
-                        let read = (series.read)(&self.reads[series.list], version);
-                        let at = reads.iter().position(|known| *known == read).unwrap_or(reads.len());
-                        if at == reads.len() {
-                            reads.push(read);
-                        }
-                        let read = self.reads.len() + failures + at;
-                        outputs.extend(series.outputs.iter().map(|output| output.numbered(read, index)));
-                    }
-                }
-            }
-        }
-        outputs.extend(rest.cloned());
-        let mut slips = Vec::new();
-        let clashes = check_paths(outputs.iter(), Some(&mut slips));
-        warnings.extend(slips.iter().map(ToString::to_string));
-        Unfolded { outputs, failed, reads, clashes, warnings }
-    }
-}
-
-/// Versions of one object, each in a file of its own (azure.md 8).
-pub struct Series<B: Backend> {
-    /// Index of the read that lists; its answer is [`Form::Versions`].
-    pub list: usize,
-    /// The read of a version that `list` names.
-    pub read: fn(list: &B::Read, version: &str) -> B::Read,
-    /// Number of the plan's outputs that come before it.
-    pub at: usize,
-    /// The version to start from; else the newest.
-    pub start: Option<String>,
-    /// Versions at most.
-    pub most: usize,
-    /// A word for the log where more versions come than this number.
-    pub surplus: Option<(usize, String)>,
-    /// The files of each version; the last part of a path starts with the version's number.
-    pub outputs: Vec<Output>,
-}
-
-impl<B: Backend> Series<B> {
-    fn versions(&self, answer: &Result<Arc<Reading>, Problem>) -> Result<Vec<String>, Problem> {
-        let reading = answer.as_ref().map_err(Clone::clone)?;
-        let listed = std::str::from_utf8(reading.value.expose()).unwrap_or_default();
-        let all: Vec<_> = listed.lines().collect();
-        let first = match &self.start {
-            None => 0,
-            Some(start) => all.iter().position(|version| version == start).unwrap_or(all.len()),
-        };
-        if first < all.len() {
-            return Ok(all[first..].iter().take(self.most).map(|version| (*version).to_owned()).collect());
-        }
-        let what = match &self.start {
-            Some(start) => format!("version {start} is not among the {} enabled versions", all.len()),
-            None => "no version is enabled".to_owned(),
-        };
-        Err(Problem::new(Kind::NotFound, what).hint("enable the version, or start from another one"))
-    }
-}
-
 /// What a caller presents to a store.
 #[derive(Clone, Debug)]
 pub enum Credential {
@@ -206,7 +110,7 @@ pub struct Output {
 
 impl Output {
     /// This file for version number `index` of its series.
-    fn numbered(&self, read: usize, index: u32) -> Self {
+    pub(crate) fn numbered(&self, read: usize, index: u32) -> Self {
         Self { read, path: self.path.numbered(index), id: format!("{}/{index}", self.id), ..self.clone() }
     }
 }

@@ -48,3 +48,27 @@ impl TrustFile {
         Ok(http)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_client_serves_until_the_file_or_the_name_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ca.crt");
+        let trust = TrustFile::new(Http::new(Settings::default()), file.clone());
+        let same = |a: &Http, b: &Http| std::sync::Arc::ptr_eq(&a.inner, &b.inner);
+        let without = trust.client(None).await.unwrap();
+        assert!(same(&without, &trust.client(None).await.unwrap()));
+        std::fs::write(&file, "one").unwrap();
+        let one = trust.client(None).await.unwrap();
+        assert!(!same(&without, &one) && same(&one, &trust.client(None).await.unwrap()));
+        assert!(!same(&one, &trust.client(Some("name")).await.unwrap()));
+        std::fs::write(&file, "two").unwrap();
+        assert!(!same(&one, &trust.client(None).await.unwrap()));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(trust.client(None).await.err().unwrap().contains("ca.crt"));
+    }
+}

@@ -4,11 +4,13 @@
 
 pub mod chain;
 pub mod decode;
+mod der;
 pub mod extract;
 pub mod jwk;
 pub mod parts;
 pub mod pem;
 pub mod pkcs12;
+mod unlocked;
 
 use std::fmt;
 

@@ -86,7 +86,7 @@ fn every_mark_stands_below_something() {
 }
 
 #[test]
-fn right_classes_are_silent_but_for_the_summary() {
+fn a_right_class_is_silent_but_for_the_summary() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let output = check(&examples, &["."]);
     assert_eq!(output.status.code(), Some(0));

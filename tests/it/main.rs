@@ -1,5 +1,12 @@
 //! Integration tests: real sockets, the real binary, real servers where there are any.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 mod azure;
 mod cases;
@@ -7,6 +14,7 @@ mod check;
 mod clouds;
 mod contract;
 mod faults;
+mod history;
 mod http;
 mod identities;
 mod layers;
@@ -14,6 +22,7 @@ mod operator;
 mod pkcs12;
 mod proto;
 mod reference;
+mod rows;
 mod server;
 #[path = "../standins/mod.rs"]
 mod standins;

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const KINDS: [&str; 3] = ["rsa", "ec", "ed25519"];
-const WRITERS: [&str; 8] = [
+const WRITERS: [&str; 10] = [
     "openssl",
     "openssl-legacy",
     "openssl-no-mac",
@@ -17,6 +17,8 @@ const WRITERS: [&str; 8] = [
     "safes-3",
     "keytool",
     "keytool-legacy",
+    "keytool-zero",
+    "keytool-legacy-zero",
 ];
 
 fn folder() -> PathBuf {

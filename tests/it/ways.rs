@@ -16,7 +16,7 @@ use keyferry::path::Mode;
 use keyferry::secret::SecretText;
 
 use crate::standins::azure::cluster::{API_TOKEN, HOST, PROXY_NAME};
-use crate::standins::azure::content::{Identity, Kind as Object, Managed, ObjectVersion};
+use crate::standins::azure::content::{Denial, Identity, Kind as Object, Managed, ObjectVersion};
 use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
 use crate::standins::faults::Fault;
 use crate::support::azure::{AUDIENCE, client, secret, start};
@@ -333,12 +333,7 @@ async fn azure_16_29_a_managed_hsm_is_named_by_its_address() {
     assert!(got.files[0].contents.expose().starts_with(b"-----BEGIN PUBLIC KEY-----\n"));
     let text = mount(&backend, Ask { parameters: &at, ..Ask::default() }).await.unwrap_err().to_string();
     has(&text, &["a Managed HSM holds keys alone", "objects[0].objectType"]);
-    store.vault("shophsm.managedhsm.azure.net").deny(
-        Some(CLIENT),
-        Some(Object::Keys),
-        None,
-        crate::standins::azure::content::Denial::Rbac,
-    );
+    store.vault("shophsm.managedhsm.azure.net").deny(Some(CLIENT), Some(Object::Keys), None, Denial::Rbac);
     backend.forget();
     let ask = Ask { parameters: &at, objects: key, ..Ask::default() };
     has(&mount(&backend, ask).await.unwrap_err().to_string(), &["Managed HSM Crypto User"]);
@@ -518,4 +513,248 @@ async fn azure_11_7_the_tenant_of_a_challenge_is_not_believed_and_a_foreign_reso
     let asked = store.log();
     let asked: Vec<_> = asked.iter().filter(|l| l.service == "imds").collect();
     assert!(asked.iter().all(|l| l.path.contains("vault.azure.net")), "only the cloud's own resource");
+}
+
+#[tokio::test]
+async fn t06_a_class_without_an_identity_hears_the_ways_what_it_has_and_what_looks_like_one() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let ways = [
+        "nodePublishSecretRef secret is not set",
+        "clientID",
+        "useVMManagedIdentity",
+        "useAzureTokenProxy",
+        "nodePublishSecretRef",
+    ];
+    let text = mount(&backend, Ask::default()).await.unwrap_err().to_string();
+    has(&text, &ways);
+    has(&text, &["the request has none of them"]);
+    let parameters = [("clientid", "x"), ("useVmManagedIdentity", "true"), ("useAzureTokenProxy", "false")];
+    let text =
+        mount(&backend, Ask { parameters: &parameters, ..Ask::default() }).await.unwrap_err().to_string();
+    has(&text, &ways);
+    has(
+        &text,
+        &[
+            "the request has useAzureTokenProxy: \"false\"",
+            "\"clientid\" is unknown, did you mean \"clientID\"?",
+            "\"useVmManagedIdentity\" is unknown, did you mean \"useVMManagedIdentity\"?",
+        ],
+    );
+    assert_eq!(store.log().len(), 0);
+    // The other spelling is taken.
+    let tokens = [(AUDIENCE, store.issuer().mint("shop", "web", AUDIENCE))].into();
+    mount(&backend, Ask { parameters: &[("clientId", CLIENT)], tokens, ..Ask::default() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t07_three_refusals_are_three_texts_and_name_the_role_of_the_kind() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let vm = [("useVMManagedIdentity", "true"), ("userAssignedIdentityID", CLIENT)];
+    let mut all = std::collections::BTreeSet::new();
+    for (kind, role) in [
+        ("secret", "Key Vault Secrets User"),
+        ("key", "Key Vault Crypto User"),
+        ("cert", "Key Vault Certificate User"),
+    ] {
+        for (denial, inner) in [
+            (Denial::Rbac, "ForbiddenByRbac"),
+            (Denial::Policy, "ForbiddenByPolicy"),
+            (Denial::Firewall, "ForbiddenByFirewall"),
+        ] {
+            store.vault("shopkv").allow_all();
+            store.vault("shopkv").deny(Some(CLIENT), None, None, denial);
+            let objects = format!("- objectName: db\n  objectType: {kind}\n");
+            let ask = Ask { parameters: &vm, objects: &objects, ..Ask::default() };
+            let problems = mount(&backend, ask).await.unwrap_err();
+            assert_eq!(problems.kind(), Kind::Denied);
+            let text = problems.to_string();
+            has(&text, &["RESPONSE 403", inner, &format!("objectType:{kind}")]);
+            match denial {
+                Denial::Rbac => has(&text, &[role, &format!("appid={CLIENT}"), "Microsoft.KeyVault/vaults/"]),
+                Denial::Policy => has(&text, &["access policy", &format!("appid={CLIENT}")]),
+                Denial::Firewall => has(&text, &["the network was refused, not the identity"]),
+            }
+            all.insert(text);
+        }
+    }
+    assert_eq!(all.len(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t01_a_second_account_is_asked_for_itself_although_the_first_ones_value_is_there() {
+    let store = shop().await;
+    let second = "33333333-3333-4333-8333-333333333333";
+    store.identity(Identity::new(second).federated("shop", "other"));
+    store.vault("shopkv").deny(Some(second), None, None, Denial::Rbac);
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let ask = |client: &'static str, account: &str| {
+        let tokens = [(AUDIENCE, store.issuer().mint("shop", account, AUDIENCE))].into();
+        Ask { parameters: if client == CLIENT { WORKLOAD } else { SECOND }, tokens, ..Ask::default() }
+    };
+    mount(&backend, ask(CLIENT, "web")).await.unwrap();
+    let problems = mount(&backend, ask(second, "other")).await.unwrap_err();
+    assert_eq!(problems.kind(), Kind::Denied);
+    assert!(!problems.to_string().contains("canary"), "{problems}");
+    mount(&backend, ask(CLIENT, "web")).await.unwrap();
+}
+
+const WORKLOAD: &[(&str, &str)] = &[("clientID", CLIENT)];
+const SECOND: &[(&str, &str)] = &[("clientID", "33333333-3333-4333-8333-333333333333")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t13_every_form_of_an_entry_list_gives_the_same_files() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let vm = [("useVMManagedIdentity", "true")];
+    for objects in [
+        "array:\n  - |\n    objectName: db\n    objectType: secret\n",
+        "array:\n  - objectName: db\n    objectType: secret\n",
+        "- objectName: db\n  objectType: secret\n",
+        "- |\n  objectName: db\n  objectType: secret\n",
+        "[{objectName: db, objectType: secret}]",
+        r#"{"array": ["{\"objectName\": \"db\", \"objectType\": \"secret\"}"]}"#,
+    ] {
+        let got = mount(&backend, Ask { parameters: &vm, objects, ..Ask::default() }).await.unwrap();
+        assert_eq!(got.files[0].contents.expose(), b"canary-value", "{objects}");
+        assert_eq!(got.versions, [("secret/db".to_owned(), "v1".to_owned())]);
+    }
+    for (objects, fragments) in [
+        (
+            "array:\n  - objectName: db\narray:\n  - objectName: db\n",
+            &["line 3", "already defined at line 1"][..],
+        ),
+        ("array:\n\t- objectName: db\n", &["line 2", "tab"]),
+        ("array: |\n  - objectName: db\n", &["cannot unmarshal !!str", "array:\n  - |"]),
+    ] {
+        let text = mount(&backend, Ask { parameters: &vm, objects, ..Ask::default() }).await.unwrap_err();
+        has(&text.to_string(), fragments);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t11_split_files_of_a_pfx_match_and_a_key_can_come_alone() {
+    let store = shop().await;
+    let pfx = include_str!("../shape/pfx/rsa-openssl.b64").replace('\n', "");
+    let rest = ObjectVersion {
+        content_type: Some("application/x-pkcs12".into()),
+        kid: Some("https://shopkv.vault.azure.net/keys/tls/v1".into()),
+        ..ObjectVersion::default()
+    };
+    store.vault("shopkv").set_secret("tls", "v1", &pfx, rest);
+    let settings = azure::Settings { split: true, ..azure::Settings::default() };
+    let backend = open(&client(&store, |_| true), settings);
+    let vm = [("useVMManagedIdentity", "true")];
+    let objects = "- {objectName: tls, objectType: secret, objectFormat: pfx}\n- {objectName: tls, objectType: secret, \
+                   objectAlias: alone, objectPart: key}\n";
+    let got = mount(&backend, Ask { parameters: &vm, objects, ..Ask::default() }).await.unwrap();
+    let file = |path: &str| got.files.iter().find(|f| f.path.as_str() == path).unwrap().contents.expose();
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(file("tls.crt")).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(file("tls.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let loaded = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    loaded.unwrap().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    assert_eq!(file("tls"), pfx.as_bytes());
+    assert_eq!(file("alone"), file("tls.key"));
+    assert_eq!(String::from_utf8_lossy(file("alone")).matches("-----BEGIN PRIVATE KEY-----").count(), 1);
+    assert!(!String::from_utf8_lossy(file("alone")).contains("CERTIFICATE"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t02_endless_throttling_costs_the_documented_tries_however_many_wait() {
+    let store = shop().await;
+    store.fault(Fault { times: None, ..Fault::status(429).path("/secrets/").header("retry-after-ms", "50") });
+    let engine = fetch::Settings { tries: 3, ..fetch::Settings::default() };
+    let backend = backends::open(&Settings::default(), &client(&store, |_| true), &engine).remove(0);
+    let vm = [("useVMManagedIdentity", "true")];
+    let mounts: Vec<_> =
+        (0..20).map(|_| mount(&backend, Ask { parameters: &vm, ..Ask::default() })).collect();
+    for problems in futures_util::future::join_all(mounts).await {
+        let problems = problems.unwrap_err();
+        assert_eq!(problems.kind(), Kind::Throttled);
+        let text = problems.to_string();
+        has(
+            &text,
+            &[
+                "shopkv.vault.azure.net",
+                "objectName:db",
+                "RESPONSE 429",
+                "Throttled",
+                "tries: 3",
+                "asked to wait",
+            ],
+        );
+    }
+    let asked = store.log().iter().filter(|l| l.service == "vault").count();
+    assert_eq!(asked, 3, "twenty waited for one flight");
+}
+
+#[tokio::test]
+async fn azure_16_21_equal_paths_are_told_along_with_the_other_mistakes() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let objects = "- {objectName: a, objectType: secret}\n- {objectName: a, objectType: key}\n- {objectName: b, objectType: x}\n";
+    let ask = Ask { parameters: &[("useVMManagedIdentity", "true")], objects, ..Ask::default() };
+    let text = mount(&backend, ask).await.unwrap_err().to_string();
+    has(
+        &text,
+        &["2 problems", "Invalid vaultObjectTypes", "objects[0] and objects[1] both write the file \"a\""],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t03_a_port_that_stays_silent_is_told_from_one_that_refuses_and_from_a_wrong_name() {
+    let store = shop().await;
+    // A queue of one place, which is taken: the system answers no further attempt.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let silent = socket.listen(0).unwrap();
+    let address = silent.local_addr().unwrap();
+    let _taken = tokio::net::TcpStream::connect(address).await.unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (vault, own, other) in [
+        (address, ["no answer to the connection attempt", "nothing answers at this address"], "refuses"),
+        (closed, ["Connection refused", "the host refuses the connection"], "no answer"),
+    ] {
+        let mut connect_to = store.connect_to();
+        connect_to.retain(|(host, _)| !host.starts_with("shopkv"));
+        connect_to.push(("shopkv.vault.azure.net".into(), vault));
+        let http = Http::new(http::Settings {
+            connect_to,
+            connect_timeout: Duration::from_millis(300),
+            roots: http::Roots::Pem(store.ca_pem().as_bytes().to_vec()),
+            ..http::Settings::default()
+        });
+        let backend = open(&http, azure::Settings::default());
+        let ask = Ask { parameters: &[("useVMManagedIdentity", "true")], ..Ask::default() };
+        let problems = mount(&backend, ask).await.unwrap_err();
+        assert_eq!(problems.kind(), Kind::Unavailable);
+        let text = problems.to_string();
+        has(&text, &own);
+        has(
+            &text,
+            &["shopkv.vault.azure.net", &vault.to_string(), "check network, firewall and private endpoint"],
+        );
+        assert!(!text.contains(other) && !text.contains("DNS"), "{text}");
+    }
+}
+
+#[test]
+fn azure_10_and_11_6_settings_that_cannot_be_are_refused_at_the_start() {
+    for (flags, fragment) in [
+        (&["--azure-cloud-name", "Mars"][..], "--azure-cloud-name \"Mars\" is not valid"),
+        (&["--azure-cloud-name", "AzureStackCloud"], "needs --azure-environment-file"),
+        (&["--azure-token-proxy-url", "http://proxy"], "must be https://HOST"),
+        (&["--azure-token-proxy-url", "https://u@proxy"], "must be https://HOST"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keyferry"));
+        command.args(["serve", "--admin-addr", "127.0.0.1:0", "--socket-dir"]).arg(dir.path()).args(flags);
+        let output = command.env_remove("AZURE_ENVIRONMENT_FILEPATH").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        has(&String::from_utf8_lossy(&output.stderr), &[fragment]);
+    }
 }

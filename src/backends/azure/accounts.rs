@@ -20,12 +20,18 @@ pub(super) async fn read(kube: &Kube, namespace: &str, account: &str) -> Result<
 }
 
 fn named(annotations: &Annotations, account: String) -> Result<Named, Problem> {
-    let text = |key: &str| annotations.get(key).map(|value| value.trim()).filter(|value| !value.is_empty());
-    let near: Vec<_> = annotations.keys().filter(|key| misspelled(key)).cloned().collect();
-    match text(CLIENT) {
-        Some(id) => {
-            Ok(Named { client_id: id.to_owned(), tenant: text(TENANT).map(ToOwned::to_owned), account, near })
+    let text = |key: &str| match annotations.get(key).map_or("", |value| value.trim()) {
+        "" => Ok(None),
+        id if id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.') => {
+            Ok(Some(id.to_owned()))
         }
+        id => Err(Problem::config(format!("annotation {key} of service account {account} is {id:?}, no id"))
+            .hint("only letters, digits, '-' and '.' can stand in it")),
+    };
+    let near: Vec<_> = annotations.keys().filter(|key| misspelled(key)).cloned().collect();
+    let (client_id, tenant) = (text(CLIENT)?, text(TENANT)?);
+    match client_id {
+        Some(client_id) => Ok(Named { client_id, tenant, account, near }),
         None => Err(missing(CLIENT, "clientID", &account, &near)),
     }
 }
@@ -75,6 +81,14 @@ mod tests {
         let named = named(&map(&[(CLIENT, " c "), (TENANT, "t")]), "shop/web".into()).unwrap();
         assert_eq!(named.client_id, "c");
         assert_eq!((named.tenant("").unwrap(), named.tenant("class").unwrap()), ("t", "class"));
+    }
+
+    #[test]
+    fn t05_an_annotation_that_is_no_id_is_refused() {
+        for (client, tenant) in [("c", "../../other"), ("c d", "t"), ("c", "t/x?y")] {
+            let text = named(&map(&[(CLIENT, client), (TENANT, tenant)]), "shop/web".into()).err().unwrap();
+            assert!(text.to_string().contains("no id"), "{text}");
+        }
     }
 
     #[test]

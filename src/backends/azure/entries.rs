@@ -6,7 +6,8 @@ use crate::call::Call;
 use crate::entry::{Entry, nearest};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Missing, Only, Output, Part, Plan, Series, Step};
+use crate::plan::{Missing, Only, Output, Part, Plan, Step};
+use crate::series::Series;
 use crate::yaml::{self, Content, Node, Place, Within};
 
 const SAMPLE: &str = "write\narray:\n  - |\n    objectName: db-password\n    objectType: secret";
@@ -152,10 +153,20 @@ struct CertificateForm {
 }
 
 /// Several versions of one object (azure.md 8).
-#[derive(Clone, Copy)]
 struct History {
     asked: usize,
     most: usize,
+}
+
+impl History {
+    /// The peer writes one version more than it is asked for, and so do we unless told otherwise.
+    fn word(&self, index: usize) -> String {
+        let asked = self.asked;
+        format!(
+            "objects[{index}]: one version more than objectVersionHistory {asked}, as the vendor's provider gives; \
+             objectVersionHistoryExact: true stops at {asked}"
+        )
+    }
 }
 
 /// Adds the reads and outputs of one entry to the plan, or its problems to the list.
@@ -176,49 +187,49 @@ pub(super) fn entry(
                 .hint("write objectType: key, or name a vault"),
         );
     }
-    let read = match fields.history {
+    let (kind, name, version) = (fields.kind, fields.name.clone(), fields.version.clone());
+    match &fields.history {
         None => {
-            Read::Object { kind: fields.kind, name: fields.name.clone(), version: fields.version.clone() }
+            let read = plan.read(Read::Object { kind, name, version });
+            plan.outputs.extend(outputs(settings, &fields, read, &entry.spot()));
         }
-        Some(_) => Read::Versions { kind: fields.kind, name: fields.name.clone() },
-    };
-    let read = plan.read(read);
+        Some(history) => {
+            let list = plan.read(Read::Versions { kind, name });
+            plan.series.push(Series {
+                list,
+                read: Read::version,
+                at: plan.outputs.len(),
+                start: (!version.is_empty()).then_some(version),
+                most: history.most,
+                surplus: Some((history.asked, history.word(*index))),
+                outputs: outputs(settings, &fields, list, &entry.spot()),
+            });
+        }
+    }
+}
+
+/// The files of one object: split ones stand before the whole (azure.md 7).
+fn outputs(settings: &Settings, fields: &Fields, read: usize, spot: &Spot) -> Vec<Output> {
     let output = |suffix: &str, only: Only, pick: Option<Step>| {
         Some(Output {
             read,
             only,
-            steps: steps(settings, &fields, pick),
+            steps: steps(settings, fields, pick),
             path: RelPath::new(&format!("{}{suffix}", fields.path)).ok()?,
             mode: fields.mode,
             id: fields.id.clone(),
             missing: Missing::Fails,
             label: fields.label.clone(),
-            spot: entry.spot(),
+            spot: spot.clone(),
         })
     };
-    let mut outputs = Vec::new();
+    let mut all = Vec::new();
     if fields.form.split && fields.kind == ObjectKind::Secret {
-        outputs.extend(output(".crt", Only::Certificates, Some(Step::Certificates)));
-        outputs.extend(output(".key", Only::Certificates, Some(Step::Keys)));
+        all.extend(output(".crt", Only::Certificates, Some(Step::Certificates)));
+        all.extend(output(".key", Only::Certificates, Some(Step::Keys)));
     }
-    outputs.extend(output("", Only::Always, None));
-    let Some(History { asked, most }) = fields.history else {
-        plan.outputs.extend(outputs);
-        return;
-    };
-    let word = format!(
-        "objects[{index}]: one version more than objectVersionHistory {asked}, as the vendor's provider gives; \
-         objectVersionHistoryExact: true stops at {asked}"
-    );
-    plan.series.push(Series {
-        list: read,
-        read: Read::version,
-        at: plan.outputs.len(),
-        start: (!fields.version.is_empty()).then(|| fields.version.clone()),
-        most,
-        surplus: Some((asked, word)),
-        outputs,
-    });
+    all.extend(output("", Only::Always, None));
+    all
 }
 
 /// What is done to the value; blocks are picked before the encoding step, which is the last one.
@@ -279,6 +290,10 @@ impl<'a> Checker<'a> {
         let encoding = self.encoding(part);
         let order = self.choice("orderChain");
         let split = self.choice("splitFiles");
+        if split == Some(true) && part.is_some() {
+            let what = "splitFiles and objectPart exclude each other";
+            self.wrong("splitFiles", what, "ask for the parts as entries of their own");
+        }
         let history = self.history();
         let path = self.path(history.is_some());
         if path.is_some() || !self.name.is_empty() {

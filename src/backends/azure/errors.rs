@@ -169,3 +169,35 @@ pub(super) fn transport(what: &str, failure: &Failure, name: &str) -> Problem {
     };
     Problem::new(kind, format!("{what}: {dial}{failure}")).hint(hint).retry(retry)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t03_every_kind_of_silence_has_its_own_words() {
+        let words = |kind, detail: &str| {
+            let failure = Failure {
+                kind,
+                host: "shopkv.vault.azure.net".into(),
+                address: Some("192.0.2.7:443".parse().unwrap()),
+                after: Duration::from_secs(5),
+                detail: detail.into(),
+            };
+            no_vault("Get \"x\"", &failure).to_string()
+        };
+        let silent = words(FailureKind::ConnectTimeout, "no answer to the connection attempt");
+        for fragment in ["192.0.2.7:443", "no answer", "5.0 s", "network, firewall"] {
+            assert!(silent.contains(fragment), "{fragment}: {silent}");
+        }
+        let refused = words(FailureKind::Refused, "cannot connect: Connection refused");
+        let unknown = words(FailureKind::NoSuchHost, "no such host");
+        let resolver = words(FailureKind::Resolver, "the name was not resolved in time");
+        assert!(refused.contains("refuses the connection") && !refused.contains("DNS"), "{refused}");
+        assert!(unknown.contains("DNS has no such name") && unknown.contains("keyvaultName"), "{unknown}");
+        assert!(resolver.contains("DNS gave no answer") && resolver.contains("resolver"), "{resolver}");
+        for text in [&unknown, &resolver] {
+            assert!(text.contains("dial tcp: lookup shopkv.vault.azure.net"), "{text}");
+        }
+    }
+}

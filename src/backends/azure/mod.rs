@@ -124,12 +124,22 @@ enum MachineId {
 /// One upstream request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Read {
-    /// An object; without a version, its latest one.
-    #[allow(missing_docs, reason = "the names say it")]
-    Object { kind: ObjectKind, name: String, version: String },
+    /// An object.
+    Object {
+        /// Its kind.
+        kind: ObjectKind,
+        /// Its name.
+        name: String,
+        /// Id of the version; empty for the latest.
+        version: String,
+    },
     /// The versions of an object.
-    #[allow(missing_docs, reason = "the names say it")]
-    Versions { kind: ObjectKind, name: String },
+    Versions {
+        /// Its kind.
+        kind: ObjectKind,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Kind of an object.

@@ -9,7 +9,7 @@ use super::cloud::{self, Cloud};
 use super::fields::PARAMETER_NAMES;
 use super::{Azure, Identity, MachineId, Settings, Target, binding, entries};
 use crate::call::Call;
-use crate::entry::{boolean, unknown_parameters};
+use crate::entry::{boolean, nearest, unknown_parameters};
 use crate::error::{Problem, Rule, Spot, Warning};
 use crate::plan::{Credential, Plan, check_paths};
 use crate::secret::SecretText;
@@ -352,12 +352,32 @@ fn bound(call: &Call, client_id: &str, problems: &mut Vec<Problem>) -> (Identity
     (identity, Credential::Token(token))
 }
 
+/// The ways to an identity, which of them the class has, and what looks like one and is none (tracker T06).
+fn ways(call: &Call) -> String {
+    const WAYS: [&str; 4] = ["clientID", "useVMManagedIdentity", "useAzureTokenProxy", "usePodIdentity"];
+    let set = WAYS.iter().filter(|key| !call.parameters.text(key).is_empty());
+    let mut seen: Vec<_> = set.map(|key| format!("{key}: {:?}", call.parameters.text(key))).collect();
+    if call.secrets.is_some() {
+        seen.push("a Secret of nodePublishSecretRef".to_owned());
+    }
+    let seen = if seen.is_empty() { "none of them".to_owned() } else { seen.join(", ") };
+    let unknown = call.parameters.keys().filter(|key| !PARAMETER_NAMES.contains(key));
+    let near = unknown.filter_map(|key| {
+        let near = nearest(key, &WAYS);
+        (!near.is_empty()).then(|| format!("; {key:?} is unknown{near}"))
+    });
+    format!(
+        "choose one way: clientID (workload identity), useVMManagedIdentity: \"true\", useAzureTokenProxy, or a Secret with \
+         clientid and clientsecret named by the volume's nodePublishSecretRef; the request has {seen}{}",
+        near.collect::<String>()
+    )
+}
+
 fn principal(call: &Call, problems: &mut Vec<Problem>) -> (Identity, Credential) {
-    let ways = "choose one way: clientID (workload identity), useVMManagedIdentity: \"true\", useAzureTokenProxy, or a Secret \
-                with clientid and clientsecret named by the volume's nodePublishSecretRef";
+    let ways = ways(call);
     let mut missing = |what: &str| {
-        problems
-            .push(Problem::config(format!("failed to build auth config for mode None: {what}")).hint(ways));
+        let problem = Problem::config(format!("failed to build auth config for mode None: {what}"));
+        problems.push(problem.hint(&ways));
     };
     let Some(secrets) = &call.secrets else {
         missing("failed to get credentials, nodePublishSecretRef secret is not set");

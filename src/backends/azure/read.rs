@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -83,8 +83,9 @@ struct Page {
 
 #[derive(Deserialize)]
 struct Item {
-    #[serde(alias = "kid")]
     id: Option<String>,
+    /// What a key has in place of an id.
+    kid: Option<String>,
     attributes: Option<Attributes>,
 }
 
@@ -140,7 +141,7 @@ impl Asker<'_> {
             next = link.filter(|link| !link.is_empty());
             if let Some(link) = &next {
                 // The token goes with the request, so it must not leave the vault.
-                if !link.starts_with(&format!("https://{vault}/")) {
+                if !is_of(vault, link) {
                     return Err(Problem::new(
                         Kind::Unavailable,
                         format!("GET {url}: the next page is at another host than the vault"),
@@ -193,10 +194,21 @@ fn parse<'a, T: Deserialize<'a>>(url: &str, body: &'a [u8]) -> Result<T, Problem
     })
 }
 
+/// Whether an address is of this very host; the service writes its port and its own spelling.
+fn is_of(host: &str, address: &str) -> bool {
+    let Ok(uri) = address.parse::<Uri>() else { return false };
+    let port = matches!(uri.port_u16(), None | Some(443));
+    let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    uri.scheme_str() == Some("https")
+        && plain
+        && port
+        && uri.host().is_some_and(|found| found.eq_ignore_ascii_case(host))
+}
+
 /// Time of creation and version id of an item that counts (azure.md 8).
 fn enabled(item: Item) -> Option<(i64, String)> {
     let attributes = item.attributes.filter(|attributes| attributes.enabled != Some(false))?;
-    Some((attributes.created.unwrap_or(0), last(&item.id?)))
+    Some((attributes.created.unwrap_or(0), last(&item.id.or(item.kid)?)))
 }
 
 /// The version at the end of an id.
