@@ -71,6 +71,28 @@ fn t44_forty_broken_classes_have_every_finding_at_its_place() {
 }
 
 #[test]
+fn t43_secret_objects_must_name_files_that_the_class_makes() {
+    let class = std::fs::read_to_string(cases().join("21-t43-alias.yaml")).unwrap();
+    let output = text(&class, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let heard = said(&output);
+    let words = "class.yaml:22:23: error: shop/21-t43-alias: no file is named \"DOCKER-CONFIG\"; the class gives \"config.json\"";
+    assert!(heard.starts_with(words) && heard.contains("use \"config.json\""), "{heard}");
+    let right = text(&class.replace("- objectName: DOCKER-CONFIG\n", "- objectName: config.json\n"), &[]);
+    assert_eq!((right.status.code(), said(&right).as_str()), (Some(0), "1 class, 0 errors, 0 warnings\n"));
+}
+
+#[test]
+fn t35_modes_that_shut_out_containers_are_told() {
+    let class = std::fs::read_to_string(cases().join("04-bad-modes.yaml")).unwrap();
+    let document = json(&text(&class, &["--output", "json"]));
+    let told = |index: usize, key: &str| document["findings"][index][key].clone();
+    assert_eq!((told(0, "level"), told(0, "field")), ("error".into(), "objects[0].filePermission".into()));
+    assert_eq!((told(1, "level"), told(1, "rule")), ("warning".into(), "class/unreadable-file".into()));
+    assert!(told(1, "text").as_str().unwrap().contains("a container of another user needs 0444"));
+}
+
+#[test]
 fn every_mark_stands_below_something() {
     let document = json(&check(&cases(), &[".", "--output", "json"]));
     let findings = document["findings"].as_array().unwrap();
