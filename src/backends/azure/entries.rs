@@ -461,3 +461,65 @@ impl<'a> Checker<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backends::azure::params;
+    use crate::call::{Occasion, Parameters, Pod, Tokens};
+
+    fn call(objects: &str) -> Call {
+        let pairs = [
+            ("keyvaultName", "shopkv"),
+            ("tenantID", "t"),
+            ("useVMManagedIdentity", "true"),
+            ("objects", objects),
+        ];
+        let map: BTreeMap<_, _> = pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        Call {
+            parameters: Parameters::new(&map),
+            pod: Pod { name: "p".into(), namespace: "n".into(), ..Pod::default() },
+            class: None,
+            tokens: Tokens::default(),
+            secrets: None,
+            mode: Mode::DEFAULT,
+            deadline: tokio::time::Instant::now(),
+            occasion: Occasion::First,
+        }
+    }
+
+    fn field() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("secret".to_owned()),
+            Just("2".to_owned()),
+            Just("true".to_owned()),
+            "[ -~]{0,12}"
+        ];
+        (prop::sample::select(&ENTRY_NAMES[..]), value)
+            .prop_map(|(name, value)| format!("  {name}: {value:?}\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_planned_is_one_file_or_more_for_each_entry_and_nothing_panics(
+            entries in prop::collection::vec(prop::collection::btree_set(field(), 1..6), 1..4),
+            text in ".{0,80}",
+        ) {
+            let entries: String = entries.iter().map(|fields| format!("-\n{}", fields.iter().cloned().collect::<String>())).collect();
+            let settings = Settings::default();
+            for objects in [entries, text] {
+                if let Ok(plan) = params::plan(&settings, &call(&objects)) {
+                    prop_assert!(!plan.outputs.is_empty() || !plan.series.is_empty());
+                    for output in plan.outputs.iter().chain(plan.series.iter().flat_map(|series| &series.outputs)) {
+                        prop_assert!(output.read < plan.reads.len());
+                        prop_assert!(!output.path.as_str().contains(".."));
+                    }
+                }
+            }
+        }
+    }
+}
