@@ -710,3 +710,22 @@ fn azure_10_and_11_6_settings_that_cannot_be_are_refused_at_the_start() {
         has(&String::from_utf8_lossy(&output.stderr), &[fragment]);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_an_optional_object_that_appears_is_there_at_the_next_fetch() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let objects =
+        "- {objectName: db, objectType: secret}\n- {objectName: late, objectType: secret, optional: true}\n";
+    let ask = || Ask { parameters: &[("useVMManagedIdentity", "true")], objects, ..Ask::default() };
+    let got = mount(&backend, ask()).await.unwrap();
+    assert_eq!((got.files.len(), got.versions[1].1.as_str()), (1, "absent"));
+    secret(&store, "late", "v1", "here");
+    let repeat = Call { occasion: keyferry::call::Occasion::Repeat, ..ask().call() };
+    let got = backend.gather(&repeat, &Tally::default()).await.unwrap();
+    assert_eq!((got.files[1].contents.expose(), got.versions[1].1.as_str()), (&b"here"[..], "v1"));
+    store.vault("shopkv").delete(Object::Secrets, "late");
+    store.vault("shopkv").deny(Some(CLIENT), None, None, Denial::Policy);
+    backend.forget();
+    assert_eq!(mount(&backend, ask()).await.unwrap_err().kind(), Kind::Denied);
+}

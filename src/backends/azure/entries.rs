@@ -130,6 +130,7 @@ struct Fields {
     path: RelPath,
     history: Option<History>,
     mode: Option<Mode>,
+    missing: Missing,
     id: String,
     label: String,
 }
@@ -208,7 +209,11 @@ fn outputs(settings: &Settings, fields: &Fields, read: usize, spot: &Spot) -> Ve
             path: RelPath::new(&format!("{}{suffix}", fields.path)).ok()?,
             mode: fields.mode,
             id: fields.id.clone(),
-            missing: Missing::Fails,
+            missing: match (&fields.missing, only) {
+                // What stands in for a missing object is the whole file alone.
+                (Missing::Gives(_), Only::Certificates) => Missing::Skips,
+                (missing, _) => missing.clone(),
+            },
             label: fields.label.clone(),
             spot: spot.clone(),
         })
@@ -290,6 +295,7 @@ impl<'a> Checker<'a> {
             self.names();
         }
         let mode = self.mode();
+        let missing = self.entry.missing(self.problems);
         let Self { name, kind: word, label, version, .. } = self;
         let version = if version.eq_ignore_ascii_case("latest") { String::new() } else { version };
         let id = format!("{word}/{name}");
@@ -297,7 +303,19 @@ impl<'a> Checker<'a> {
         let form = CertificateForm { pfx, part, order, split };
         // The certificate object has no key and no chain; both stand in the secret of its name.
         let kind = if part.is_some() { Some(ObjectKind::Secret) } else { kind };
-        Some(Fields { kind: kind?, name, version, form, encoding, path: path?, history, mode, id, label })
+        Some(Fields {
+            kind: kind?,
+            name,
+            version,
+            form,
+            encoding,
+            path: path?,
+            history,
+            mode,
+            missing,
+            id,
+            label,
+        })
     }
 
     /// A boolean that says something about certificates with their keys.
