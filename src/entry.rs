@@ -3,6 +3,8 @@
 use crate::call::Parameters;
 use crate::error::{Problem, Rule, Spot, Warning};
 use crate::path::Mode;
+use crate::plan::Missing;
+use crate::secret::SecretBytes;
 use crate::yaml::{Content, Node, Within};
 
 /// A parameter or a field of an entry, as the reference shows it.
@@ -146,6 +148,22 @@ impl<'a> Entry<'a> {
             );
         }
         read
+    }
+
+    /// What happens when the store has no such object: the fields `optional` and `default` (tracker T08).
+    pub fn missing(&self, problems: &mut Vec<Problem>) -> Missing {
+        let optional = self.flag("optional", problems);
+        if self.has("default") {
+            if !optional {
+                problems.push(
+                    Problem::config("default is given but the entry is not optional")
+                        .at(self.spot_of("default"))
+                        .hint("add optional: true, or remove default"),
+                );
+            }
+            return Missing::Gives(SecretBytes::from(self.text("default", problems)));
+        }
+        if optional { Missing::Skips } else { Missing::Fails }
     }
 
     /// Names fields that mean nothing, with the nearest name that does.

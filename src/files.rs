@@ -70,6 +70,8 @@ fn one(
 
 fn absent(output: &Output, problem: &Problem, warnings: &mut Vec<String>) -> Result<Made, Problem> {
     let contents = match (&output.missing, problem.kind) {
+        // The whole file beside it tells.
+        (Missing::Skips, Kind::NotFound) if output.only == Only::Certificates => return Ok(None),
         (Missing::Skips, Kind::NotFound) => None,
         (Missing::Gives(value), Kind::NotFound) => Some(value.clone()),
         _ => return Err(problem.clone()),

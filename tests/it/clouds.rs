@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::standins::azure::content::{Identity, Managed, ObjectVersion};
 use crate::standins::azure::{AzureStandIn, CLIENT, Options, TENANT};
+use crate::support::azure::Ask;
 
 const INSIDE: &str = "KEYFERRY_TEST_INSIDE_NAMESPACE";
 
@@ -149,31 +150,19 @@ fn inside_the_namespace() {
 }
 
 fn both_files_in_one_process(runtime: &tokio::runtime::Runtime, dir: &std::path::Path, store: &AzureStandIn) {
-    use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
     use keyferry::http::{self, Http, Roots};
     let roots = Roots::Pem(store.ca_pem().as_bytes().to_vec());
     let http = Http::new(http::Settings { roots, ..http::Settings::default() });
     let settings = keyferry::backends::Settings::default();
     let backend = keyferry::backends::open(&settings, &http, &keyferry::fetch::Settings::default()).remove(0);
     let call = |name: &str| {
-        let pairs = [
-            ("keyvaultName", "shopkv".to_owned()),
-            ("tenantID", TENANT.to_owned()),
-            ("cloudName", "AzureStackCloud".to_owned()),
-            ("cloudEnvFileName", dir.join(format!("{name}.json")).display().to_string()),
-            ("useVMManagedIdentity", "true".to_owned()),
-            ("objects", "- {objectName: db, objectType: secret}".to_owned()),
+        let file = dir.join(format!("{name}.json")).display().to_string();
+        let parameters = [
+            ("cloudName", "AzureStackCloud"),
+            ("cloudEnvFileName", file.as_str()),
+            ("useVMManagedIdentity", "true"),
         ];
-        Call {
-            parameters: Parameters::new(&pairs.map(|(k, v)| (k.to_owned(), v)).into()),
-            pod: Pod { name: "p".into(), namespace: "shop".into(), ..Pod::default() },
-            class: Some(name.to_owned()),
-            tokens: Tokens::default(),
-            secrets: None,
-            mode: keyferry::path::Mode::DEFAULT,
-            deadline: tokio::time::Instant::now() + std::time::Duration::from_secs(60),
-            occasion: Occasion::First,
-        }
+        Ask { parameters: &parameters, ..Ask::default() }.call()
     };
     runtime.block_on(async {
         let asked = (0..20).map(|number| {

@@ -1,35 +1,18 @@
 //! Histories against the stand-in, where a case cannot say it (azure.md 8).
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use keyferry::backends::{self, Settings, azure};
-use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
+use keyferry::call::{Call, Occasion, Pod};
 use keyferry::fetch::{self, Tally};
-use keyferry::path::Mode;
 
 use crate::standins::azure::content::{ObjectVersion, Time};
-use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
+use crate::standins::azure::{AzureStandIn, CLIENT};
 use crate::standins::faults::Fault;
-use crate::support::azure::{client, open, start};
+use crate::support::azure::{Ask, client, open, start};
 
+/// A call as the machine.
 fn call(parameters: &[(&str, &str)], objects: &str) -> Call {
-    let mut map: BTreeMap<String, String> =
-        parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let machine = ("useVMManagedIdentity", "true");
-    for (key, value) in [("keyvaultName", "shopkv"), ("tenantID", TENANT), machine, ("objects", objects)] {
-        map.entry(key.to_owned()).or_insert_with(|| value.to_owned());
-    }
-    Call {
-        parameters: Parameters::new(&map),
-        pod: Pod { name: "web-0".into(), namespace: "shop".into(), uid: "u".into(), ..Pod::default() },
-        class: Some("vault".into()),
-        tokens: Tokens::default(),
-        secrets: None,
-        mode: Mode::DEFAULT,
-        deadline: tokio::time::Instant::now() + Duration::from_secs(60),
-        occasion: Occasion::First,
-    }
+    let parameters = [&[("useVMManagedIdentity", "true")], parameters].concat();
+    Ask { parameters: &parameters, objects, ..Ask::default() }.call()
 }
 
 fn versions(store: &AzureStandIn, count: u64) {

@@ -6,69 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyferry::backends::{self, Settings, azure};
-use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
+use keyferry::call::{Call, Pod};
 use keyferry::error::{Kind, Problems};
 use keyferry::fetch::{self, Tally};
 use keyferry::gather::{Gather, Gathered};
 use keyferry::http::{self, Http};
 use keyferry::kube;
-use keyferry::path::Mode;
 use keyferry::secret::SecretText;
 
 use crate::standins::azure::cluster::{API_TOKEN, HOST, PROXY_NAME};
 use crate::standins::azure::content::{Denial, Identity, Kind as Object, Managed, ObjectVersion};
 use crate::standins::azure::{AzureStandIn, CLIENT, TENANT};
 use crate::standins::faults::Fault;
-use crate::support::azure::{AUDIENCE, client, secret, start};
+use crate::support::azure::{AUDIENCE, Ask, client, secret, start};
 
 const BINDING: &str = "api://AKSIdentityBinding";
-const ENTRY: &str = "array:\n  - |\n    objectName: db\n    objectType: secret\n";
-
-struct Ask<'a> {
-    parameters: &'a [(&'a str, &'a str)],
-    objects: &'a str,
-    tokens: BTreeMap<&'a str, String>,
-    secrets: Option<BTreeMap<String, SecretText>>,
-}
-
-impl Default for Ask<'_> {
-    fn default() -> Self {
-        Self { parameters: &[], objects: ENTRY, tokens: BTreeMap::new(), secrets: None }
-    }
-}
-
-impl Ask<'_> {
-    fn call(self) -> Call {
-        let mut map: BTreeMap<String, String> =
-            self.parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        for (key, value) in [("tenantID", TENANT), ("objects", self.objects)] {
-            map.entry(key.to_owned()).or_insert_with(|| value.to_owned());
-        }
-        if !map.contains_key("vaultURI") {
-            map.insert("keyvaultName".into(), "shopkv".into());
-        }
-        let tokens: serde_json::Map<_, _> = self
-            .tokens
-            .into_iter()
-            .map(|(audience, token)| (audience.to_owned(), serde_json::json!({ "token": token })))
-            .collect();
-        Call {
-            parameters: Parameters::new(&map),
-            pod: Pod {
-                name: "web-0".into(),
-                namespace: "shop".into(),
-                uid: "u".into(),
-                service_account: "web".into(),
-            },
-            class: Some("vault".into()),
-            tokens: Tokens::new((!tokens.is_empty()).then(|| serde_json::Value::from(tokens).to_string())),
-            secrets: self.secrets,
-            mode: Mode::DEFAULT,
-            deadline: tokio::time::Instant::now() + Duration::from_secs(60),
-            occasion: Occasion::First,
-        }
-    }
-}
 
 fn open(http: &Http, azure: azure::Settings) -> Arc<dyn Gather> {
     let engine = fetch::Settings { tries: 1, ..fetch::Settings::default() };
@@ -757,4 +709,23 @@ fn azure_10_and_11_6_settings_that_cannot_be_are_refused_at_the_start() {
         assert_eq!(output.status.code(), Some(2));
         has(&String::from_utf8_lossy(&output.stderr), &[fragment]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_an_optional_object_that_appears_is_there_at_the_next_fetch() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let objects =
+        "- {objectName: db, objectType: secret}\n- {objectName: late, objectType: secret, optional: true}\n";
+    let ask = || Ask { parameters: &[("useVMManagedIdentity", "true")], objects, ..Ask::default() };
+    let got = mount(&backend, ask()).await.unwrap();
+    assert_eq!((got.files.len(), got.versions[1].1.as_str()), (1, "absent"));
+    secret(&store, "late", "v1", "here");
+    let repeat = Call { occasion: keyferry::call::Occasion::Repeat, ..ask().call() };
+    let got = backend.gather(&repeat, &Tally::default()).await.unwrap();
+    assert_eq!((got.files[1].contents.expose(), got.versions[1].1.as_str()), (&b"here"[..], "v1"));
+    store.vault("shopkv").delete(Object::Secrets, "late");
+    store.vault("shopkv").deny(Some(CLIENT), None, None, Denial::Policy);
+    backend.forget();
+    assert_eq!(mount(&backend, ask()).await.unwrap_err().kind(), Kind::Denied);
 }

@@ -140,6 +140,7 @@ struct Fields {
     path: RelPath,
     history: Option<History>,
     mode: Option<Mode>,
+    missing: Missing,
     id: String,
     label: String,
 }
@@ -218,7 +219,11 @@ fn outputs(settings: &Settings, fields: &Fields, read: usize, spot: &Spot) -> Ve
             path: RelPath::new(&format!("{}{suffix}", fields.path)).ok()?,
             mode: fields.mode,
             id: fields.id.clone(),
-            missing: Missing::Fails,
+            missing: match (&fields.missing, only) {
+                // What stands in for a missing object is the whole file alone.
+                (Missing::Gives(_), Only::Certificates) => Missing::Skips,
+                (missing, _) => missing.clone(),
+            },
             label: fields.label.clone(),
             spot: spot.clone(),
         })
@@ -300,6 +305,7 @@ impl<'a> Checker<'a> {
             self.names();
         }
         let mode = self.mode();
+        let missing = self.entry.missing(self.problems);
         let Self { name, kind: word, label, version, .. } = self;
         let version = if version.eq_ignore_ascii_case("latest") { String::new() } else { version };
         let id = format!("{word}/{name}");
@@ -307,7 +313,19 @@ impl<'a> Checker<'a> {
         let form = CertificateForm { pfx, part, order, split };
         // The certificate object has no key and no chain; both stand in the secret of its name.
         let kind = if part.is_some() { Some(ObjectKind::Secret) } else { kind };
-        Some(Fields { kind: kind?, name, version, form, encoding, path: path?, history, mode, id, label })
+        Some(Fields {
+            kind: kind?,
+            name,
+            version,
+            form,
+            encoding,
+            path: path?,
+            history,
+            mode,
+            missing,
+            id,
+            label,
+        })
     }
 
     /// A boolean that says something about certificates with their keys.
@@ -467,6 +485,69 @@ impl<'a> Checker<'a> {
                 let what = format!("cannot unmarshal {tag} into int32");
                 self.wrong("objectVersionHistory", &what, "write a whole number without quotes");
                 None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backends::azure::params;
+    use crate::call::{Occasion, Parameters, Pod, Tokens};
+
+    fn call(objects: &str) -> Call {
+        let pairs = [
+            ("keyvaultName", "shopkv"),
+            ("tenantID", "t"),
+            ("useVMManagedIdentity", "true"),
+            ("objects", objects),
+        ];
+        let map: BTreeMap<_, _> = pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        Call {
+            parameters: Parameters::new(&map),
+            pod: Pod { name: "p".into(), namespace: "n".into(), ..Pod::default() },
+            class: None,
+            tokens: Tokens::default(),
+            secrets: None,
+            mode: Mode::DEFAULT,
+            deadline: tokio::time::Instant::now(),
+            occasion: Occasion::First,
+        }
+    }
+
+    fn field() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            Just("secret".to_owned()),
+            Just("2".to_owned()),
+            Just("true".to_owned()),
+            "[ -~]{0,12}"
+        ];
+        (prop::sample::select(&ENTRY_NAMES[..]), value)
+            .prop_map(|(name, value)| format!("  {name}: {value:?}\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_planned_is_one_file_or_more_for_each_entry_and_nothing_panics(
+            entries in prop::collection::vec(prop::collection::btree_set(field(), 1..6), 1..4),
+            text in ".{0,80}",
+        ) {
+            let entries: String = entries.iter().map(|fields| format!("-\n{}", fields.iter().cloned().collect::<String>())).collect();
+            let settings = Settings::default();
+            for objects in [entries, text] {
+                let (plan, problems) = params::plan(&settings, &call(&objects));
+                if problems.is_empty() {
+                    prop_assert!(!plan.outputs.is_empty() || !plan.series.is_empty());
+                    for output in plan.outputs.iter().chain(plan.series.iter().flat_map(|series| &series.outputs)) {
+                        prop_assert!(output.read < plan.reads.len());
+                        prop_assert!(!output.path.as_str().contains(".."));
+                    }
+                }
             }
         }
     }

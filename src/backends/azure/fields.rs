@@ -76,7 +76,7 @@ pub const PARAMETERS: [Field; 18] = [
 ];
 
 /// Fields of an entry.
-pub const ENTRY: [Field; 12] = [
+pub const ENTRY: [Field; 14] = [
     Field::new(
         "objectName",
         "1 to 127 letters, digits, hyphens",
@@ -139,4 +139,11 @@ pub const ENTRY: [Field; 12] = [
         "the caller's, mostly `0644`",
         "Mode of the file; quote it.",
     ),
+    Field::own(
+        "optional",
+        "boolean",
+        "`false`",
+        "The object may be missing: no file then, and the version `absent`. A refusal is still an error.",
+    ),
+    Field::own("default", "text", "-", "What the file holds where an optional object is missing."),
 ];

@@ -5,8 +5,7 @@ use crate::call::Call;
 use crate::entry::{Entry, Field, names, nearest, unknown_parameters};
 use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Credential, Missing, Only, Output, Plan, Step, check_paths};
-use crate::secret::SecretBytes;
+use crate::plan::{Credential, Only, Output, Plan, Step, check_paths};
 use crate::yaml::{self, Content, Node, Within};
 
 static PARAMETER_NAMES: [&str; PARAMETERS.len()] = names(&PARAMETERS);
@@ -107,7 +106,7 @@ fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<P
     let mode = mode(&entry, "mode", problems);
     plan.warnings.extend(entry.unreadable("mode", mode));
     let steps = steps(&entry, &key, problems);
-    let missing = missing(&entry, problems);
+    let missing = entry.missing(problems);
     let Some(path) = path else { return };
     let read = plan.read(Read { name: name.clone(), version });
     let id = if key.is_empty() { format!("secret/{name}") } else { format!("secret/{name}#{key}") };
@@ -194,19 +193,4 @@ fn steps(entry: &Entry, key: &str, problems: &mut Vec<Problem>) -> Vec<Step> {
         ),
     }
     steps
-}
-
-fn missing(entry: &Entry, problems: &mut Vec<Problem>) -> Missing {
-    let optional = entry.flag("optional", problems);
-    if entry.has("default") {
-        if !optional {
-            problems.push(
-                Problem::config("default is given but the entry is not optional")
-                    .at(entry.spot_of("default"))
-                    .hint("add optional: true, or remove default"),
-            );
-        }
-        return Missing::Gives(SecretBytes::from(entry.text("default", problems)));
-    }
-    if optional { Missing::Skips } else { Missing::Fails }
 }
