@@ -118,6 +118,11 @@ impl Tokens {
         Self(json.filter(|text| !text.trim().is_empty()).map(SecretText::new))
     }
 
+    /// Whether the request has none at all.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The token for `audience`; the errors keep the words of azure.md 11.1.
     pub fn for_audience(&self, audience: &str) -> Result<SecretText, Problem> {
         let more = format!(

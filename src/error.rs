@@ -7,6 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::yaml::Place;
+
 /// Whose move it is; the closed list behind gRPC codes, exit codes and metric labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -98,14 +100,81 @@ pub enum Retry {
 pub struct Spot {
     /// Path of the field, such as `objects[2].objectType`; entries count from 0.
     pub field: String,
-    /// Line in the text of the parameter, from 1.
-    pub line: Option<usize>,
+    /// Line and column in the text of the parameter.
+    pub place: Option<Place>,
 }
 
 impl Spot {
     /// Place known by its field alone.
     pub fn field(field: impl Into<String>) -> Self {
-        Self { field: field.into(), line: None }
+        Self { field: field.into(), place: None }
+    }
+
+    /// Place in the text of a parameter.
+    pub fn at(field: impl Into<String>, place: Place) -> Self {
+        Self { field: field.into(), place: Some(place) }
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Some(place) => write!(f, " [{}, line {}]", self.field, place.line),
+            None => write!(f, " [{}]", self.field),
+        }
+    }
+}
+
+/// What is odd but allowed: logged at a mount, listed by `check`.
+#[derive(Debug, Clone)]
+pub struct Warning {
+    /// Which oddity.
+    pub rule: Rule,
+    /// What was found, without a closing full stop.
+    pub what: String,
+    /// Where in the class.
+    pub spot: Option<Spot>,
+}
+
+/// Oddities that `check` tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// A parameter that no backend of this name reads.
+    UnknownParameter,
+    /// A field of an entry that means nothing.
+    UnknownField,
+    /// A file that only root can read.
+    Unreadable,
+    /// A spelling that works here and nowhere else.
+    Spelling,
+    /// Anything else.
+    Other,
+}
+
+impl Rule {
+    /// Whether a mount logs it; what may be meant is told by `check` alone.
+    pub fn at_mount(self) -> bool {
+        !matches!(self, Self::Unreadable | Self::Spelling)
+    }
+}
+
+impl Warning {
+    /// A warning about the field or parameter at `spot`.
+    pub fn new(rule: Rule, what: impl Into<String>, spot: Spot) -> Self {
+        Self { rule, what: what.into(), spot: Some(spot) }
+    }
+}
+
+impl From<String> for Warning {
+    fn from(what: String) -> Self {
+        Self { rule: Rule::Other, what, spot: None }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        self.spot.as_ref().map_or(Ok(()), |spot| write!(f, "{spot}"))
     }
 }
 
@@ -158,11 +227,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         if let Some(spot) = &self.spot {
-            write!(f, " [{}", spot.field)?;
-            if let Some(line) = spot.line {
-                write!(f, ", line {line}")?;
-            }
-            f.write_str("]")?;
+            write!(f, "{spot}")?;
         }
         write!(f, "; for {}", self.kind.owner())?;
         match &self.hint {
@@ -274,7 +339,7 @@ mod tests {
     #[test]
     fn one_problem_reads_as_one_sentence() {
         let problem = Problem::config("objectType \"Secret\" is unknown")
-            .at(Spot { field: "objects[0].objectType".into(), line: Some(3) })
+            .at(Spot::at("objects[0].objectType", Place { line: 3, column: 1 }))
             .hint("write secret");
         let text = Problems::from(problem).of("failed: ", "azure", Some("shop/app")).to_string();
         assert_eq!(

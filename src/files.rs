@@ -7,7 +7,7 @@ use ring::digest;
 use crate::error::{Kind, Problem, Problems};
 use crate::gather::{Absent, Gathered};
 use crate::path::{Mode, RelPath};
-use crate::plan::{Answer, Answers, Form, Missing, Only, Output, Reading, Step};
+use crate::plan::{Answer, Answers, Form, Missing, Only, Output, Part, Reading, Step};
 use crate::secret::SecretBytes;
 use crate::shape;
 
@@ -110,7 +110,8 @@ fn apply(output: &Output, reading: &Reading, warnings: &mut Vec<String>) -> Resu
 }
 
 fn wants_certificate(output: &Output) -> bool {
-    output.only == Only::Certificates || output.steps.iter().any(|s| matches!(s, Step::Pem { .. }))
+    output.only == Only::Certificates
+        || output.steps.iter().any(|s| matches!(s, Step::Pem { .. } | Step::Part(_)))
 }
 
 fn change(
@@ -120,16 +121,20 @@ fn change(
     output: &Output,
     warnings: &mut Vec<String>,
 ) -> Result<SecretBytes, shape::Error> {
+    let noted = |pem: shape::Pem| {
+        warnings.extend(pem.note.map(|note| format!("{}: {note}", output.spot.field)));
+        pem.text
+    };
     match step {
-        Step::Pem { order_chain } if *form == Form::CertificatePkcs12 => {
+        Step::Pem { order_chain, .. } if *form == Form::CertificatePkcs12 => {
             let der = shape::decode::base64(value.expose())?;
-            let pem = shape::pkcs12::to_pem(der.expose(), *order_chain)?;
-            if let Some(note) = pem.note {
-                warnings.push(format!("{}: {note}", output.spot.field));
-            }
-            Ok(pem.text)
+            shape::pkcs12::to_pem(der.expose(), *order_chain).map(noted)
+        }
+        Step::Pem { order_pem: true, .. } if *form == Form::CertificatePem => {
+            shape::parts::in_order(value.expose()).map(noted)
         }
         Step::Pem { .. } => Ok(value.clone()),
+        Step::Part(part) => pick(*part, form, value.expose()),
         Step::Certificates => Ok(shape::pem::certificates(value.expose())),
         Step::Keys => Ok(shape::pem::keys(value.expose())),
         Step::PublicKey => shape::jwk::to_pem(value.expose()),
@@ -138,6 +143,17 @@ fn change(
         Step::Base64Url => shape::decode::base64url(value.expose()),
         Step::Hex => shape::decode::hex(value.expose()),
         Step::Field(path) => shape::extract::field(value.expose(), path),
+    }
+}
+
+fn pick(part: Part, form: &Form, value: &[u8]) -> Result<SecretBytes, shape::Error> {
+    match part {
+        Part::Key => shape::parts::key(value),
+        Part::Leaf => shape::parts::leaf(value),
+        Part::Chain => shape::parts::chain(value),
+        Part::Authorities => shape::parts::authorities(value),
+        Part::Pfx if *form == Form::CertificatePkcs12 => shape::decode::base64(value),
+        Part::Pfx => Err(shape::Error("the store does not hold this object as a PFX".to_owned())),
     }
 }
 

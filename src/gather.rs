@@ -1,5 +1,6 @@
 //! The corridor that every door uses: plan, log in, read, shape.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,11 +8,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::backends::Backend;
 use crate::call::{Call, ClassAges};
-use crate::error::{Kind, Problem, Problems, one_line};
-use crate::fetch::{Fetch, Identity, Session, Settings, Tally, limit, whole_seconds};
+use crate::entry::Dialect;
+use crate::error::{Kind, Problem, Problems, Warning, one_line};
+use crate::fetch::{Ages, Fetch, Identity, Session, Settings, Tally, limit, whole_seconds};
 use crate::files::{self, File};
-use crate::plan::{Answers, Plan};
+use crate::plan::{Account, Answer, Answers, Output, Plan};
 use crate::policy::{Policy, Reach};
+use crate::series::Unfolded;
 
 /// What a call brought.
 #[derive(Debug, Default)]
@@ -48,17 +51,21 @@ pub struct LastGood {
     pub store: String,
 }
 
-/// What `check` and `--explain` need to know of a plan.
+/// What `check` and `--explain` need to know of a class.
 #[derive(Debug)]
 pub struct Outline {
-    /// Upstream reads.
-    pub reads: usize,
-    /// Paths that would be written.
-    pub paths: Vec<String>,
-    /// Where they go, and as whom: what the policy is asked about.
+    /// What is wrong, also what a mount would forgive.
+    pub problems: Vec<Problem>,
+    /// What is odd.
+    pub warnings: Vec<Warning>,
+    /// Files of the entries that are right.
+    pub files: Vec<Output>,
+    /// Files of which there are as many as the store has versions, and at most how many; the first of each.
+    pub series: Vec<(Output, usize)>,
+    /// What would be done; nothing where there are problems.
+    pub account: Option<Account>,
+    /// Where it goes, and as whom: what the policy is asked about.
     pub reach: Reach,
-    /// Oddities.
-    pub warnings: Vec<String>,
 }
 
 /// A backend with its caches, behind one object-safe face.
@@ -66,10 +73,14 @@ pub struct Outline {
 pub trait Gather: Send + Sync {
     /// Name of the backend.
     fn name(&self) -> &'static str;
+    /// How its classes are written.
+    fn dialect(&self) -> Dialect {
+        Dialect::NONE
+    }
     /// Makes the files of a call.
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems>;
     /// Checks a class with the real parser, without any request.
-    fn check(&self, call: &Call) -> Result<Outline, Problems>;
+    fn check(&self, call: &Call) -> Outline;
     /// Forgets all values and sessions.
     fn forget(&self);
     /// Drops what is too old to serve.
@@ -101,15 +112,13 @@ impl<B: Backend> Store<B> {
     }
 
     /// Plans the call; problems of engine parameters come with those of the backend.
-    fn plan(&self, call: &Call) -> Result<(Plan<B>, ClassAges), Problems> {
-        let (plan, ages) = (self.backend.plan(call), call.parameters.ages());
-        let (plan, ages, mut problems) = match (plan, ages) {
-            (Ok(plan), Ok(ages)) => return Ok((plan, ages)),
-            (plan, ages) => (plan.err(), ages.err(), Vec::new()),
-        };
-        problems.extend(ages.into_iter().flatten());
-        problems.extend(plan.into_iter().flat_map(Problems::into_list));
-        Err(Problems::some(problems).expect("one of both has failed"))
+    fn plan(&self, call: &Call) -> (Plan<B>, ClassAges, Vec<Problem>) {
+        let (plan, mut problems) = self.backend.plan(call);
+        let ages = call.parameters.ages().unwrap_or_else(|wrong| {
+            problems.splice(0..0, wrong);
+            ClassAges::default()
+        });
+        (plan, ages, problems)
     }
 
     /// Before anything is sent or looked up in memory.
@@ -127,15 +136,19 @@ impl<B: Backend> Store<B> {
     ) -> Result<Gathered, Problems> {
         let ages = || self.fetch.ages(call.occasion, class, call.deadline.duration_since(Instant::now()));
         let mut session = self.login(plan, tally).await?;
-        let mut readings = self.fetch.all(plan, &session, ages(), tally).await;
-        if refused(&readings) {
+        let mut read = self.read(plan, &session, ages(), tally).await;
+        if refused(&read.readings) {
             // The store no longer takes this session: one more try with a new one.
             self.fetch.drop_session(plan, &session);
             session = self.login(plan, tally).await?;
-            readings = self.fetch.all(plan, &session, ages(), tally).await;
+            read = self.read(plan, &session, ages(), tally).await;
         }
-        let mut gathered = files::make(&plan.outputs, &readings, call.mode)?;
-        gathered.last_good = self.last_good(plan, &readings);
+        if let Some(clashes) = Problems::some(read.clashes) {
+            return Err(clashes);
+        }
+        let mut gathered = files::make(&read.outputs, &read.readings, call.mode)?;
+        gathered.warnings.splice(0..0, read.warnings);
+        gathered.last_good = self.last_good(plan, &read.readings);
         Ok(gathered)
     }
 
@@ -149,6 +162,27 @@ impl<B: Backend> Store<B> {
             None => format!("{}, which does not answer in time", plan.read_at),
         };
         old().min().map(|read_at| LastGood { objects: old().count(), read_at, store })
+    }
+
+    /// Reads what the plan names, and then what its series turn out to hold.
+    async fn read<'a>(
+        &self,
+        plan: &'a Plan<B>,
+        session: &Arc<Session<B::Session>>,
+        ages: Ages,
+        tally: &Tally,
+    ) -> ReadPlan<'a> {
+        let mut readings = self.fetch.all(plan, &plan.reads, session, ages, tally).await;
+        if plan.series.is_empty() {
+            let outputs = Cow::Borrowed(plan.outputs.as_slice());
+            return ReadPlan { outputs, readings, clashes: Vec::new(), warnings: Vec::new() };
+        }
+        let Unfolded { outputs, reads, clashes, warnings } = plan.unfold(&readings);
+        let wanted: Vec<_> = reads.iter().filter_map(|read| read.as_ref().ok().cloned()).collect();
+        let mut answers = self.fetch.all(plan, &wanted, session, ages, tally).await.into_iter();
+        let answered = reads.into_iter().map(|read| read.and_then(|_| answers.next().expect("one a read")));
+        readings.extend(answered);
+        ReadPlan { outputs: Cow::Owned(outputs), readings, clashes, warnings }
     }
 
     async fn login(&self, plan: &Plan<B>, tally: &Tally) -> Result<Arc<Session<B::Session>>, Problems> {
@@ -165,6 +199,14 @@ impl<B: Backend> Store<B> {
     }
 }
 
+/// Files to make, and the answers that they are made from.
+struct ReadPlan<'a> {
+    outputs: Cow<'a, [Output]>,
+    readings: Vec<Result<Answer, Problem>>,
+    clashes: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
 fn refused(readings: &Answers) -> bool {
     readings.iter().any(|reading| matches!(reading, Err(p) if p.kind == Kind::Unauthenticated))
 }
@@ -175,13 +217,25 @@ impl<B: Backend> Gather for Store<B> {
         B::NAME
     }
 
+    fn dialect(&self) -> Dialect {
+        B::DIALECT
+    }
+
     async fn gather(&self, call: &Call, tally: &Tally) -> Result<Gathered, Problems> {
         let work = async {
-            let (plan, ages) = self.plan(call)?;
+            let (mut plan, ages, mut problems) = self.plan(call);
+            if !problems.is_empty() {
+                problems.append(&mut plan.slips);
+            }
+            if let Some(problems) = Problems::some(problems) {
+                return Err(problems);
+            }
             self.allow(&plan, call)?;
             match timeout_at(call.deadline, self.run(&plan, call, ages, tally)).await {
                 Ok(gathered) => gathered.map(|mut g| {
-                    g.warnings.splice(0..0, plan.warnings);
+                    let odd = plan.warnings.iter().filter(|warning| warning.rule.at_mount());
+                    let slips = plan.slips.iter().map(ToString::to_string);
+                    g.warnings.splice(0..0, odd.map(ToString::to_string).chain(slips));
                     g
                 }),
                 Err(_) => Err(late(&plan.login_at, &plan.read_at)),
@@ -190,11 +244,15 @@ impl<B: Backend> Gather for Store<B> {
         work.await.map_err(|problems| self.named(call, problems))
     }
 
-    fn check(&self, call: &Call) -> Result<Outline, Problems> {
-        let (plan, _) = self.plan(call).map_err(|problems| self.named(call, problems))?;
+    fn check(&self, call: &Call) -> Outline {
+        let (plan, _, mut problems) = self.plan(call);
+        problems.extend_from_slice(&plan.slips);
+        let series =
+            plan.series.iter().flat_map(|all| all.outputs.iter().map(|output| (output.clone(), all.most)));
+        let series = series.collect();
+        let account = problems.is_empty().then(|| self.backend.explain(&plan));
         let reach = B::reach(&plan);
-        let paths = plan.outputs.iter().map(|output| output.path.to_string()).collect();
-        Ok(Outline { reads: plan.reads.len(), paths, reach, warnings: plan.warnings })
+        Outline { problems, warnings: plan.warnings, files: plan.outputs, series, account, reach }
     }
 
     fn forget(&self) {

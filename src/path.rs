@@ -33,6 +33,22 @@ impl RelPath {
         Ok(Self(text.to_owned()))
     }
 
+    /// Checks `text` without its superfluous parts: `./`, `//` and a `/` at the end.
+    pub fn cleaned(text: &str) -> Result<Self, &'static str> {
+        let parts: Vec<_> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        let root = if text.starts_with('/') { "/" } else { "" };
+        Self::new(&format!("{root}{}", parts.join("/")))
+    }
+
+    /// The path with another number at the start of its last part: of `a/0.crt` it makes `a/7.crt`.
+    /// Who makes the first one leaves room for ten digits.
+    pub fn numbered(&self, number: u32) -> Self {
+        let (folder, last) = self.0.rsplit_once('/').unwrap_or(("", &self.0));
+        let rest = last.trim_start_matches(|c: char| c.is_ascii_digit());
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        Self(format!("{folder}{number}{rest}"))
+    }
+
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -76,6 +92,16 @@ impl Mode {
     pub fn bits(self) -> u32 {
         u32::from(self.0)
     }
+
+    /// Whether processes of other users than root, to whom all files belong, can read (driver.md 5.3).
+    pub fn readable_by_others(self) -> bool {
+        self.0 & 0o004 != 0
+    }
+
+    /// The same mode, readable for all.
+    pub fn with_read_for_others(self) -> Self {
+        Self(self.0 | 0o444)
+    }
 }
 
 impl fmt::Display for Mode {
@@ -101,7 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_octal_and_never_zero() {
+    fn paths_of_a_series_differ_by_number() {
+        let path = RelPath::cleaned("./a//b/0.crt").unwrap();
+        assert_eq!(path.numbered(7).as_str(), "a/b/7.crt");
+        assert_eq!(RelPath::cleaned("a/").unwrap().as_str(), "a");
+        for bad in ["", ".", "/a", "a/../b"] {
+            assert!(RelPath::cleaned(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn t35_modes_are_octal_and_never_zero() {
         assert_eq!(Mode::from_octal("0400").map(Mode::bits), Some(256));
         assert_eq!(Mode::from_octal("0o644").map(Mode::bits), Some(420));
         assert_eq!(Mode::from_octal("1777").map(Mode::bits), Some(0o1777));

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::backends::Backend;
-use crate::error::{Problem, Spot};
+use crate::error::{Problem, Spot, Warning};
 use crate::path::{Mode, RelPath};
 use crate::secret::{SecretBytes, SecretText};
+use crate::series::Series;
 
 /// Requests and files of one class. Reads are upstream requests, outputs are files: two files from
 /// one object share one read, so user and password are always from one answer.
@@ -26,11 +27,43 @@ pub struct Plan<B: Backend> {
     pub reads: Vec<B::Read>,
     /// Files in the user's order.
     pub outputs: Vec<Output>,
+    /// Files whose number the store decides.
+    pub series: Vec<Series<B>>,
     /// What is odd but allowed.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
+    /// Mistakes that a mount forgives with a warning and `check` refuses.
+    pub slips: Vec<Problem>,
+}
+
+/// What a plan would do, in words for people (`check --explain`).
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// Whom the store will see, and what proves it.
+    pub identity: String,
+    /// What is asked to prove the identity, if anything.
+    pub logins: Vec<String>,
+    /// One line for each read.
+    pub requests: Vec<String>,
+    /// What the identity must be allowed, each right once.
+    pub permissions: Vec<String>,
 }
 
 impl<B: Backend> Plan<B> {
+    /// A plan without requests and files.
+    pub fn new(target: B::Target, credential: Credential, login_at: String, read_at: String) -> Self {
+        Self {
+            target,
+            credential,
+            login_at,
+            read_at,
+            reads: Vec::new(),
+            outputs: Vec::new(),
+            series: Vec::new(),
+            warnings: Vec::new(),
+            slips: Vec::new(),
+        }
+    }
+
     /// Index of `read` in the plan, added if it is new.
     pub fn read(&mut self, read: B::Read) -> usize {
         match self.reads.iter().position(|known| *known == read) {
@@ -52,6 +85,8 @@ pub enum Credential {
     Token(SecretText),
     /// Secret of a service principal.
     Password(SecretText),
+    /// Certificate and private key of a service principal, as PEM.
+    Certificate(SecretText),
 }
 
 /// One file to make.
@@ -75,6 +110,13 @@ pub struct Output {
     pub label: String,
     /// Place of the entry.
     pub spot: Spot,
+}
+
+impl Output {
+    /// This file for version number `index` of its series.
+    pub(crate) fn numbered(&self, read: usize, index: u32) -> Self {
+        Self { read, path: self.path.numbered(index), id: format!("{}/{index}", self.id), ..self.clone() }
+    }
 }
 
 /// Which answers make a file.
@@ -104,7 +146,11 @@ pub enum Step {
     Pem {
         /// Leaf first, root last.
         order_chain: bool,
+        /// The same for a certificate that is PEM in the store.
+        order_pem: bool,
     },
+    /// One part of a certificate with its key; an empty one is an error.
+    Part(Part),
     /// The certificate blocks of a PEM text.
     Certificates,
     /// All other blocks of a PEM text.
@@ -121,6 +167,21 @@ pub enum Step {
     Hex,
     /// A member of a JSON or YAML value.
     Field(String),
+}
+
+/// A part of a certificate with its key (azure.md 16 row 33).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The private key.
+    Key,
+    /// The certificate that signs no other.
+    Leaf,
+    /// All certificates.
+    Chain,
+    /// All but the leaf.
+    Authorities,
+    /// The PFX, as a binary file.
+    Pfx,
 }
 
 /// One answer of a store.
@@ -167,27 +228,26 @@ pub enum Form {
     CertificatePkcs12,
     /// A certificate with its key in a form nobody knows; holds the content type.
     CertificateUnknown(String),
+    /// Versions of an object, one id a line, newest first.
+    Versions,
 }
 
-/// Finds equal paths and paths that lie inside another file; `same` decides on equal ones.
-pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<String>) -> Vec<Problem> {
+/// Finds equal paths and paths that lie inside another file. Equal ones are refused, or only noted in
+/// `slips` where the peer lets them pass (azure.md 16 row 21).
+pub fn check_paths<'a>(
+    outputs: impl Iterator<Item = &'a Output>,
+    mut slips: Option<&mut Vec<Problem>>,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut seen: BTreeMap<&RelPath, &Output> = BTreeMap::new();
     for output in outputs {
+        let path = output.path.as_str();
         if let Some(first) = seen.get(&output.path) {
-            let text = format!(
-                "{} and {} both write the file {:?}",
-                first.spot.field,
-                output.spot.field,
-                output.path.as_str()
-            );
-            if refuse_same {
-                problems.push(
-                    Problem::config(text).at(output.spot.clone()).hint("give one of the two another path"),
-                );
-            } else {
-                warnings.push(format!("{text}; the later one is kept"));
-            }
+            let kept = if slips.is_some() { "; the later one is kept" } else { "" };
+            let text =
+                format!("{} and {} both write the file {path:?}{kept}", first.spot.field, output.spot.field);
+            let slip = Problem::config(text).at(output.spot.clone()).hint("give one of the two another path");
+            slips.as_deref_mut().unwrap_or(&mut problems).push(slip);
             continue;
         }
         let clash =
@@ -195,10 +255,9 @@ pub fn check_paths(outputs: &[Output], refuse_same: bool, warnings: &mut Vec<Str
         if let Some(other) = clash {
             problems.push(
                 Problem::config(format!(
-                    "{:?} of {} and {:?} of {} cannot both exist: one is a folder of the other",
+                    "{:?} of {} and {path:?} of {} cannot both exist: one is a folder of the other",
                     other.path.as_str(),
                     other.spot.field,
-                    output.path.as_str(),
                     output.spot.field
                 ))
                 .at(output.spot.clone())

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::entry::{Entry, nearest};
 use crate::error::{Kind, Problem};
-use crate::yaml::{self, Content, Node};
+use crate::yaml::{self, Content, Node, Within};
 
 /// Greatest file that is read.
 const MOST_BYTES: u64 = 1 << 20;
@@ -167,7 +167,7 @@ fn list(text: &str, problems: &mut Vec<Problem>) -> Vec<Node> {
             return Vec::new();
         }
     };
-    let file = Entry::new(&root, "policy".to_owned(), 0, &["rules"]);
+    let file = Entry::new(&root, "policy".to_owned(), Within::whole(), &["rules"]);
     unknown(&file, &root, &["rules"], problems);
     match root.get("rules").map(|rules| &rules.content) {
         Some(Content::List(rules)) => rules.clone(),
@@ -195,7 +195,7 @@ fn unknown(entry: &Entry, node: &Node, known: &[&str], problems: &mut Vec<Proble
 }
 
 fn rule(node: &Node, index: usize, known: &[&str], problems: &mut Vec<Problem>) -> Option<Rule> {
-    let entry = Entry::new(node, format!("rules[{index}]"), 0, FIELDS);
+    let entry = Entry::new(node, format!("rules[{index}]"), Within::whole(), FIELDS);
     if !matches!(node.content, Content::Map(_)) {
         problems.push(
             Problem::config(format!("rule is a {}, not a mapping", node.kind()))
@@ -350,8 +350,11 @@ fn told(path: &Path, problems: &[Problem]) -> String {
     let lines: Vec<_> = problems
         .iter()
         .map(|problem| {
-            let line =
-                problem.spot.as_ref().and_then(|spot| spot.line).map_or(String::new(), |n| format!(":{n}"));
+            let line = problem
+                .spot
+                .as_ref()
+                .and_then(|spot| spot.place)
+                .map_or(String::new(), |at| format!(":{}", at.line));
             let field = problem.spot.as_ref().map_or(String::new(), |spot| format!("{}: ", spot.field));
             let hint = problem.hint.as_ref().map_or(String::new(), |hint| format!("; {hint}"));
             format!("policy {}{line}: {field}{}{hint}", path.display(), problem.what)

@@ -3,33 +3,67 @@
 //! that stands twice is an error.
 //!
 //! Built on parser events, because a typed reader stops at the first mistake and drops the places.
-//! Input, nodes and depth are bounded; errors quote names of keys and never values.
+//! Input, nodes and depth are bounded; errors quote names of keys and never values. A text that stands
+//! inside a text keeps its places through [`Within`].
+
+mod within;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-const MOST_NODES: usize = 20_000;
+pub use within::Within;
+
 const MOST_DEPTH: usize = 64;
-const MOST_BYTES: usize = 2 << 20;
+
+/// Bounds of one text.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of the text.
+    pub bytes: usize,
+    /// Nodes of the tree, aliases written out.
+    pub nodes: usize,
+}
+
+impl Limits {
+    /// A parameter of a class.
+    pub const PARAMETER: Self = Self { bytes: 2 << 20, nodes: 20_000 };
+    /// A file of manifests: a cluster's classes in one list.
+    pub const MANIFESTS: Self = Self { bytes: 64 << 20, nodes: 2_000_000 };
+}
 
 /// A place in the text, both from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// Line.
     pub line: usize,
-    /// Column.
+    /// Column, in characters.
     pub column: usize,
+}
+
+impl Place {
+    /// Where every text begins.
+    pub const START: Self = Self { line: 1, column: 1 };
 }
 
 /// A node of the tree.
 #[derive(Clone)]
 pub struct Node {
-    /// Where it starts; a block scalar starts on the line after its mark.
+    /// Where it starts; a block scalar starts with its first line that is not blank.
     pub place: Place,
     /// What it is.
     pub content: Content,
+    /// How a scalar stands in the source, where its text can be found there again.
+    pub(crate) raw: Option<Raw>,
+}
+
+/// A scalar as it was written.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw {
+    /// Byte of the source at which it starts.
+    at: usize,
+    style: ScalarStyle,
 }
 
 /// What a node is.
@@ -88,10 +122,38 @@ impl fmt::Debug for Node {
 impl Node {
     /// The value of `key`, if this is a mapping that has it.
     pub fn get(&self, key: &str) -> Option<&Self> {
+        self.field(key).map(|(_, value)| value)
+    }
+
+    /// `key` and its value, if this is a mapping that has it.
+    pub fn field(&self, key: &str) -> Option<&(Key, Self)> {
+        self.fields().iter().find(|(k, _)| k.name == key)
+    }
+
+    /// The fields of a mapping; none of anything else.
+    pub fn fields(&self) -> &[(Key, Self)] {
         match &self.content {
-            Content::Map(fields) => fields.iter().find(|(k, _)| k.name == key).map(|(_, value)| value),
-            _ => None,
+            Content::Map(fields) => fields,
+            _ => &[],
         }
+    }
+
+    /// The items of a sequence; none of anything else.
+    pub fn items(&self) -> &[Self] {
+        match &self.content {
+            Content::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_null(&self) -> bool {
+        matches!(self.content, Content::Null)
+    }
+
+    /// Whether it is a literal or folded text, whose mark stands before its place.
+    pub fn is_block(&self) -> bool {
+        self.raw.is_some_and(|raw| matches!(raw.style, ScalarStyle::Literal | ScalarStyle::Folded))
     }
 
     /// The text of a scalar; empty for null, nothing for a list or a mapping.
@@ -101,6 +163,34 @@ impl Node {
             Content::Text { text, .. } => Some(text),
             Content::List(_) | Content::Map(_) => None,
         }
+    }
+
+    /// A whole number as go-yaml reads one into 32 bits: bases by prefix, `_` between digits, fractions cut
+    /// off; null is 0 (azure.md 5). The error is the tag of what was found.
+    pub fn int32(&self) -> Result<i32, &'static str> {
+        let text = match &self.content {
+            Content::Null => return Ok(0),
+            Content::Text { text, plain: true } => text.replace('_', ""),
+            _ => return Err(self.kind()),
+        };
+        let (sign, digits) = match text.strip_prefix('-') {
+            Some(rest) => (-1, rest),
+            None => (1, text.strip_prefix('+').unwrap_or(&text)),
+        };
+        let based = |prefix: &[&str], base| {
+            let digits = prefix.iter().find_map(|p| digits.strip_prefix(p))?;
+            i64::from_str_radix(digits, base).ok().filter(|_| !digits.starts_with(['+', '-']))
+        };
+        let number = based(&["0x", "0X"], 16)
+            .or_else(|| based(&["0o", "0O"], 8))
+            .or_else(|| based(&["0b", "0B"], 2))
+            .or_else(|| based(&["0"], 8))
+            .or_else(|| digits.parse().ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_digit())));
+        let number = match number {
+            Some(number) => sign * number,
+            None => fraction(&text).ok_or_else(|| self.kind())?,
+        };
+        i32::try_from(number).map_err(|_| self.kind())
     }
 
     /// The tag that errors name, such as `!!map`.
@@ -115,6 +205,17 @@ impl Node {
     }
 }
 
+/// A number with a fraction or an exponent, cut off towards 0.
+fn fraction(text: &str) -> Option<i64> {
+    let numeric = text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    let number = text.parse::<f64>().ok().filter(|number| numeric && number.abs() < 1e15)?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "cutting off is what is wanted; the range was checked"
+    )]
+    Some(number.trunc() as i64)
+}
+
 fn resolve(text: &str) -> &'static str {
     let digits = text.trim_start_matches(['-', '+']);
     match text {
@@ -125,44 +226,81 @@ fn resolve(text: &str) -> &'static str {
     }
 }
 
-/// Reads the first document; nothing where there is none.
+/// Reads the first document of a parameter; nothing where there is none.
 pub fn parse(text: &str) -> Result<Option<Node>, Error> {
-    Ok(Reader::new(text)?.documents(1)?.pop())
+    Ok(Reader::new(text, Limits::PARAMETER)?.documents(1)?.pop())
 }
 
 /// Reads all documents.
-pub fn parse_all(text: &str) -> Result<Vec<Node>, Error> {
-    Reader::new(text)?.documents(usize::MAX)
+pub fn parse_all(text: &str, limits: Limits) -> Result<Vec<Node>, Error> {
+    Reader::new(text, limits)?.documents(usize::MAX)
+}
+
+/// Cuts a file at its document marks, so that a mistake in one document leaves the others readable;
+/// gives each piece with the number of lines before it.
+pub fn split(text: &str) -> Vec<(usize, &str)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut pieces = Vec::new();
+    let (mut start, mut before, mut offset, mut found) = (0, 0, 0, false);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let mark = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        if mark && found {
+            pieces.push((before, &text[start..offset]));
+            (start, before, found) = (offset, number, false);
+        }
+        // What stands before the first mark may be directives of the document that follows.
+        found |= mark || !(line.starts_with(['#', '%']) || line.trim().is_empty());
+        offset += line.len();
+        if found && line.trim_end() == "..." {
+            pieces.push((before, &text[start..offset]));
+            (start, before, found) = (offset, number + 1, false);
+        }
+    }
+    pieces.push((before, &text[start..]));
+    pieces
 }
 
 /// A collection under construction.
 enum Open {
     List { place: Place, anchor: usize, items: Vec<Node> },
-    Map { place: Place, anchor: usize, fields: Vec<(Key, Node)>, merged: Vec<Node>, key: Option<Key> },
+    Map { place: Place, anchor: usize, fields: Fields, merged: Vec<Node>, key: Option<Key> },
+}
+
+/// Fields of a mapping under construction, and the lines of their names.
+#[derive(Default)]
+struct Fields {
+    list: Vec<(Key, Node)>,
+    lines: HashMap<String, usize>,
 }
 
 struct Reader<'a> {
+    text: &'a str,
     parser: Parser<'a, granit_parser::StrInput<'a>>,
     anchors: HashMap<usize, (Node, usize)>,
     open: Vec<Open>,
     nodes: usize,
+    limits: Limits,
 }
 
 impl<'a> Reader<'a> {
-    fn new(text: &'a str) -> Result<Self, Error> {
-        if text.len() > MOST_BYTES {
-            return Err(Error { place: None, message: format!("text of more than {MOST_BYTES} bytes") });
+    fn new(text: &'a str, limits: Limits) -> Result<Self, Error> {
+        if text.len() > limits.bytes {
+            return Err(Error { place: None, message: format!("text of more than {} bytes", limits.bytes) });
         }
-        let parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
-        Ok(Self { parser, anchors: HashMap::new(), open: Vec::new(), nodes: 0 })
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let parser = Parser::new_from_str(text);
+        Ok(Self { text, parser, anchors: HashMap::new(), open: Vec::new(), nodes: 0, limits })
     }
 
     fn documents(mut self, most: usize) -> Result<Vec<Node>, Error> {
         let mut documents = Vec::new();
         while let Some(next) = self.parser.next_event() {
-            let (event, span) = next.map_err(|error| Error {
-                place: Some(place_of(error.marker())),
-                message: short(&error.info()),
+            let (event, span) = next.map_err(|error| {
+                let (place, message) = (place_of(error.marker()), short(&error.info()));
+                let place = if message == TAB { tab(self.text, place) } else { place };
+                Error { place: Some(place), message }
             })?;
             let ended = matches!(event, Event::DocumentEnd);
             if let Some(root) = self.take(event, &span)? {
@@ -183,7 +321,9 @@ impl<'a> Reader<'a> {
         let place = place_of(&span.start);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let node = scalar(&text, style, tag.as_ref().map(|t| t.suffix()), place)?;
+                let at = span.byte_range().map(|range| range.start);
+                let raw = at.map(|at| Raw { at, style });
+                let node = scalar(&text, raw, style, tag.as_ref().map(|t| t.suffix()), place)?;
                 self.place(node, anchor)
             }
             Event::Alias(id) => {
@@ -193,9 +333,13 @@ impl<'a> Reader<'a> {
                 self.place(node, 0)
             }
             Event::SequenceStart(_, anchor, _) => self.push(Open::List { place, anchor, items: Vec::new() }),
-            Event::MappingStart(_, anchor, _) => {
-                self.push(Open::Map { place, anchor, fields: Vec::new(), merged: Vec::new(), key: None })
-            }
+            Event::MappingStart(_, anchor, _) => self.push(Open::Map {
+                place,
+                anchor,
+                fields: Fields::default(),
+                merged: Vec::new(),
+                key: None,
+            }),
             Event::SequenceEnd | Event::MappingEnd => {
                 let Some(done) = self.open.pop() else { return Ok(None) };
                 let (node, anchor) = done.close();
@@ -219,8 +363,8 @@ impl<'a> Reader<'a> {
 
     fn count(&mut self, nodes: usize, place: Place) -> Result<(), Error> {
         self.nodes += nodes;
-        if self.nodes > MOST_NODES {
-            Err(fail(place, &format!("more than {MOST_NODES} nodes")))
+        if self.nodes > self.limits.nodes {
+            Err(fail(place, &format!("more than {} nodes", self.limits.nodes)))
         } else {
             Ok(())
         }
@@ -239,23 +383,22 @@ impl<'a> Reader<'a> {
             Some(Open::Map { fields, merged, key, .. }) => match key.take() {
                 None => *key = Some(new_key(fields, node)?),
                 Some(name) if name.name == "<<" => merge(merged, node)?,
-                Some(name) => fields.push((name, node)),
+                Some(name) => fields.list.push((name, node)),
             },
         }
         Ok(None)
     }
 }
 
-fn new_key(fields: &[(Key, Node)], node: Node) -> Result<Key, Error> {
+fn new_key(fields: &mut Fields, node: Node) -> Result<Key, Error> {
     let Some(name) = node.text().map(ToOwned::to_owned) else {
         return Err(fail(node.place, "a key must be a text"));
     };
-    match fields.iter().find(|(key, _)| key.name == name) {
-        Some((first, _)) => Err(fail(
-            node.place,
-            &format!("mapping key {name:?} already defined at line {}", first.place.line),
-        )),
-        None => Ok(Key { name, place: node.place }),
+    match fields.lines.insert(name.clone(), node.place.line) {
+        Some(line) if name != "<<" => {
+            Err(fail(node.place, &format!("mapping key {name:?} already defined at line {line}")))
+        }
+        _ => Ok(Key { name, place: node.place }),
     }
 }
 
@@ -277,25 +420,29 @@ impl Open {
             Self::Map { place, anchor, mut fields, merged, .. } => {
                 for source in merged {
                     let Content::Map(more) = source.content else { continue };
-                    let new =
-                        |fields: &[(Key, Node)], key: &Key| fields.iter().all(|(k, _)| k.name != key.name);
                     for (key, value) in more {
-                        if new(&fields, &key) {
-                            fields.push((key, value));
+                        if fields.lines.insert(key.name.clone(), key.place.line).is_none() {
+                            fields.list.push((key, value));
                         }
                     }
                 }
-                (node(place, Content::Map(fields)), anchor)
+                (node(place, Content::Map(fields.list)), anchor)
             }
         }
     }
 }
 
 fn node(place: Place, content: Content) -> Node {
-    Node { place, content }
+    Node { place, content, raw: None }
 }
 
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>, place: Place) -> Result<Node, Error> {
+fn scalar(
+    text: &str,
+    raw: Option<Raw>,
+    style: ScalarStyle,
+    tag: Option<&str>,
+    place: Place,
+) -> Result<Node, Error> {
     let plain = matches!(style, ScalarStyle::Plain);
     let null = plain && tag != Some("str") && matches!(text, "" | "~" | "null" | "Null" | "NULL");
     let content = match tag {
@@ -304,7 +451,8 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>, place: Place) -> Re
         Some("str") => Content::Text { text: text.to_owned(), plain: false },
         _ => Content::Text { text: text.to_owned(), plain },
     };
-    Ok(node(place, content))
+    let raw = raw.filter(|_| tag != Some("binary"));
+    Ok(Node { place, content, raw })
 }
 
 fn binary(text: &str, place: Place) -> Result<String, Error> {
@@ -333,11 +481,20 @@ fn fail(place: Place, message: &str) -> Error {
     Error { place: Some(place), message: message.to_owned() }
 }
 
+/// The tab that stands in an indentation; the parser names the line before it.
+fn tab(text: &str, near: Place) -> Place {
+    let mut lines = text.lines().enumerate().skip(near.line - 1);
+    let column = |line: &str| line.chars().take_while(|c| c.is_whitespace()).position(|c| c == '\t');
+    lines.find_map(|(index, line)| Some(Place { line: index + 1, column: column(line)? + 1 })).unwrap_or(near)
+}
+
+const TAB: &str = "found a tab character that violates indentation";
+
 /// The parser's words in the ones that people search for; never a piece of the text.
 fn short(info: &str) -> String {
     let lower = info.to_lowercase();
     let known = [
-        ("tab", "found a tab character that violates indentation"),
+        ("tab", TAB),
         ("mapping values", "mapping values are not allowed in this context"),
         ("cannot start any token", "found character that cannot start any token"),
         ("anchor", "unknown anchor"),
@@ -388,7 +545,7 @@ mod tests {
     #[test]
     fn azure_5_only_the_first_document_is_read() {
         assert_eq!(text_of("a: 1\n---\na: 2\n"), "1");
-        assert_eq!(parse_all("a: 1\n---\na: 2\n").unwrap().len(), 2);
+        assert_eq!(parse_all("a: 1\n---\na: 2\n", Limits::PARAMETER).unwrap().len(), 2);
     }
 
     #[test]
@@ -400,14 +557,61 @@ mod tests {
     }
 
     #[test]
+    fn azure_5_whole_numbers_are_read_as_the_peer_reads_them() {
+        let read = |text: &str| parse(&format!("a: {text}")).unwrap().unwrap().get("a").unwrap().int32();
+        for (text, number) in [
+            ("5", 5),
+            ("0x5", 5),
+            ("0o5", 5),
+            ("0b101", 5),
+            ("1_0", 10),
+            ("010", 8),
+            ("5.9", 5),
+            ("-3", -3),
+            ("1e1", 10),
+            ("0", 0),
+            ("~", 0),
+            ("", 0),
+        ] {
+            assert_eq!(read(text), Ok(number), "{text}");
+        }
+        for (text, tag) in [
+            ("\"5\"", "!!str"),
+            ("five", "!!str"),
+            ("true", "!!bool"),
+            ("2147483648", "!!int"),
+            ("99999999999999999999", "!!int"),
+            ("[5]", "!!seq"),
+            ("0x-5", "!!str"),
+        ] {
+            assert_eq!(read(text), Err(tag), "{text}");
+        }
+    }
+
+    #[test]
     fn azure_5_tabs_as_indentation_are_errors() {
         assert!(parse("a:\n\tb: 1\n").is_err());
+        let error = parse("a: x\n\tb: 1\n").unwrap_err();
+        assert_eq!(error.to_string(), "yaml: line 2: found a tab character that violates indentation");
+        assert_eq!(error.place, Some(Place { line: 2, column: 1 }));
     }
 
     #[test]
     fn block_scalars_know_where_their_text_starts() {
         let root = parse("a: |\n  x\n  y\n").unwrap().unwrap();
         assert_eq!(root.get("a").unwrap().place.line, 2);
+    }
+
+    #[test]
+    fn files_are_cut_at_document_marks() {
+        let text = "# note\n%YAML 1.2\n---\na: |\n  --- no mark\n---\n--- # empty\nb: 1\n---x: 2\n...\n%YAML 1.2\n---\n";
+        let pieces = split(text);
+        let starts: Vec<_> = pieces.iter().map(|(line, piece)| (*line, piece.lines().next())).collect();
+        assert_eq!(
+            starts,
+            [(0, Some("# note")), (5, Some("---")), (6, Some("--- # empty")), (10, Some("%YAML 1.2"))]
+        );
+        assert_eq!(pieces.iter().map(|(_, piece)| *piece).collect::<String>(), text);
     }
 
     #[test]

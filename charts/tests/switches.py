@@ -135,6 +135,27 @@ class Backends(unittest.TestCase):
         self.assertEqual(render().arg("azure-construct-pem-chain"), ["true"])
         self.assertEqual(render().arg("azure-environment-file"), [])
 
+    def test_service_account_identity_is_the_one_switch_with_a_right(self):
+        objects = render({"azure": {"serviceAccountIdentity": True}})
+        self.assertIn("--azure-service-account-identity", objects.args)
+        self.assertIs(objects.pod["automountServiceAccountToken"], True)
+        self.assertEqual(objects.one("ClusterRole")["rules"], [{"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["get"]}])
+        binding = objects.one("ClusterRoleBinding")
+        self.assertEqual(binding["roleRef"]["name"], "keyferry")
+        self.assertEqual(binding["subjects"], [{"kind": "ServiceAccount", "name": "keyferry", "namespace": "kube-system"}])
+
+    def test_identity_binding_brings_the_authority_and_no_token(self):
+        objects = render({"azure": {"identityBinding": {"enabled": True, "url": "https://proxy.example", "sniName": "x.y"}}})
+        self.assertEqual(objects.arg("azure-token-proxy-url"), ["https://proxy.example"])
+        self.assertEqual(objects.arg("azure-sni-name"), ["x.y"])
+        self.assertIs(objects.pod["automountServiceAccountToken"], False)
+        self.assertEqual(objects.volume("cluster-authority")["configMap"]["name"], "kube-root-ca.crt")
+        self.assertEqual(objects.mount("cluster-authority")["mountPath"], "/var/run/secrets/kubernetes.io/serviceaccount")
+        plain = render({"azure": {"identityBinding": {"enabled": True}}})
+        self.assertEqual(plain.arg("azure-token-proxy-url") + plain.arg("azure-sni-name"), [])
+        both = render({"azure": {"identityBinding": {"enabled": True}, "serviceAccountIdentity": True}})
+        self.assertNotIn("cluster-authority", [volume["name"] for volume in both.pod["volumes"]])
+
     def test_azure_environment_is_a_file(self):
         environment = {"keyVaultDNSSuffix": "vault.stack.example", "activeDirectoryEndpoint": "https://login.stack.example/"}
         objects = render({"azure": {"environment": environment}})

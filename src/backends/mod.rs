@@ -1,6 +1,6 @@
 //! The stores: one folder each, behind four methods.
 //!
-//! A backend may use `http`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
+//! A backend may use `http`, `kube`, `call`, `plan`, `error`, `secret`, `path` and `yaml`. It may not use
 //! `server`, `fetch`, `cli`, the environment or tasks of its own: caching, retries, limits and
 //! deadlines are the engine's. Adding one is a folder and a line in [`open`].
 
@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::call::Call;
-use crate::error::{Problem, Problems};
+use crate::entry::Dialect;
+use crate::error::Problem;
 use crate::fetch;
 use crate::gather::{Gather, Store};
 use crate::http::Http;
-use crate::plan::{Credential, Plan, Reading};
+use crate::plan::{Account, Credential, Plan, Reading};
 use crate::policy::Reach;
 
 /// One kind of store.
@@ -26,6 +27,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     const NAME: &'static str;
     /// Literal before every error, that the peer's users search for.
     const ERROR_PREFIX: &'static str;
+    /// How its classes are written.
+    const DIALECT: Dialect = Dialect::NONE;
     /// Where, and as whom.
     type Target: Clone + Eq + Hash + Send + Sync + 'static;
     /// One upstream request.
@@ -33,8 +36,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// What a login gave.
     type Session: Send + Sync + 'static;
 
-    /// Turns a class into requests and files. Pure: no request is made here.
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems>;
+    /// Turns a class into requests and files, as far as it is right, and says all that is wrong with it.
+    /// Pure: no request is made here.
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>);
+
+    /// Says in words what a plan without problems would do.
+    fn explain(&self, plan: &Plan<Self>) -> Account;
 
     /// Where a plan goes and as whom, as the cluster's policy and the operator's page name it.
     fn reach(plan: &Plan<Self>) -> Reach;

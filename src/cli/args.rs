@@ -32,6 +32,11 @@ pub(super) enum Command {
     Mount(Mount),
     /// Check classes with the real parser, without any request
     Check(Check),
+    /// Print a JSON schema for editors: secretproviderclass, azure-objects, local-objects
+    Schema {
+        /// Its name
+        name: String,
+    },
     /// Print the version
     Version,
     /// Print completions for a shell
@@ -50,6 +55,16 @@ pub(super) struct Stores {
     /// Cloud of Azure classes that name none
     #[arg(long, value_name = "NAME", default_value = "AzurePublicCloud")]
     pub(super) azure_cloud_name: String,
+    /// Address of the token proxy for classes with useAzureTokenProxy
+    #[arg(long, value_name = "URL", default_value = "https://kubernetes.default.svc.cluster.local", value_parser = crate::backends::azure::binding::address)]
+    pub(super) azure_token_proxy_url: http::Uri,
+    /// Name that the token proxy has in TLS; else it is worked out of the API server's certificate
+    #[arg(long, value_name = "NAME")]
+    pub(super) azure_sni_name: Option<String>,
+    /// Take client and tenant of Azure classes that name no identity from the annotations of the pod's service
+    /// account; needs get on serviceaccounts in the cluster
+    #[arg(long)]
+    pub(super) azure_service_account_identity: bool,
     /// File of the AzureStackCloud for classes that name none
     #[arg(long, value_name = "FILE", env = "AZURE_ENVIRONMENT_FILEPATH")]
     pub(super) azure_environment_file: Option<PathBuf>,
@@ -209,17 +224,41 @@ pub(super) struct Mount {
 }
 
 #[derive(Debug, Group)]
-#[command(after_help = "Example:
-  keyferry check class.yaml deploy/*.yaml")]
+#[command(after_help = "Examples:
+  keyferry check deploy/
+  helm template chart | keyferry check -
+  keyferry check --explain class.yaml
+
+Exit codes: 0 no errors, 1 something could not be read, 2 errors (or warnings, with --deny-warnings)")]
 pub(super) struct Check {
-    /// Manifests; - is standard input
-    #[arg(value_name = "FILE", required = true)]
+    /// Manifests, or folders of *.yaml, *.yml and *.json; - is standard input
+    #[arg(value_name = "PATH", required = true)]
     pub(super) files: Vec<PathBuf>,
     /// Form of the report
-    #[arg(long, value_name = "FORM", default_value = "table")]
-    pub(super) output: Output,
+    #[arg(long, value_name = "FORM", default_value = "human")]
+    pub(super) output: Form,
+    /// Say what each class would do: requests, as whom, with which permissions, files
+    #[arg(long)]
+    pub(super) explain: bool,
+    /// Fail on warnings as well
+    #[arg(long)]
+    pub(super) deny_warnings: bool,
+    /// Take it for right that there is no class at all
+    #[arg(long)]
+    pub(super) allow_empty: bool,
     #[command(flatten)]
     pub(super) stores: Stores,
+}
+
+/// Form of a report of `check`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    /// For people.
+    Human,
+    /// One JSON document.
+    Json,
+    /// SARIF 2.1.0, for code hosts and editors.
+    Sarif,
 }
 
 /// Form of a report.

@@ -2,7 +2,9 @@
 
 mod args;
 mod check;
+mod kubectl;
 mod mount;
+mod schema;
 mod serve;
 
 use std::process::ExitCode;
@@ -32,10 +34,23 @@ impl Failed {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let plugin = kubectl::called(std::env::args_os().next().as_deref());
+    let result = if plugin { kubectl::run() } else { run(Args::parse().command) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            say_error(&failed.text);
+            ExitCode::from(failed.code)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failed> {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Mount(args) => mount::run(args),
         Command::Check(args) => check::run(args),
+        Command::Schema { name } => schema::run(&name),
         Command::Version => {
             say(concat!("keyferry v", env!("CARGO_PKG_VERSION"), "\n"));
             Ok(())
@@ -43,13 +58,6 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "keyferry", &mut std::io::stdout());
             Ok(())
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failed) => {
-            say_error(&failed.text);
-            ExitCode::from(failed.code)
         }
     }
 }

@@ -12,8 +12,8 @@ use tonic::metadata::MetadataMap;
 use super::args::{Mount, Output};
 use super::{Failed, say, serve};
 use crate::call::{KUBELET_PREFIX, TOKENS_KEY};
-use crate::class::{self, Class, Manifests};
-use crate::error::Kind;
+use crate::class::{self, Class, Manifests, Unread};
+use crate::error::{Kind, Problem};
 use crate::fetch::Tally;
 use crate::path::RelPath;
 use crate::proto::csi_driver_provider_client::CsiDriverProviderClient;
@@ -49,8 +49,8 @@ pub(super) fn run(args: Mount) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Reads all manifests; - is standard input.
-pub(super) fn read_all(files: &[PathBuf]) -> Result<Manifests, Failed> {
+/// Reads all manifests; - is standard input. Whatever is wrong with one of them is an error.
+fn read_all(files: &[PathBuf]) -> Result<Manifests, Failed> {
     let mut all = Manifests::default();
     let mut problems = Vec::new();
     for path in files {
@@ -61,16 +61,33 @@ pub(super) fn read_all(files: &[PathBuf]) -> Result<Manifests, Failed> {
         } else {
             std::fs::read_to_string(path)
         };
-        match text
-            .map_err(|error| vec![format!("{name}: {error}")])
-            .and_then(|text| class::read(&name, &text))
-        {
-            Ok(found) => {
-                all.classes.extend(found.classes);
-                all.pods.extend(found.pods);
-            }
-            Err(more) => problems.extend(more),
+        match text {
+            Ok(text) => class::read(&name, &text, true, &mut all),
+            Err(error) => problems.push(format!("{name}: {error}")),
         }
+    }
+    for (document, why) in &all.unread {
+        problems.push(match why {
+            Unread::Template(place) => {
+                format!("{}:{}: a template of Helm; mount what it renders to", document.file, place.line)
+            }
+            Unread::Broken(error) => format!("{}: {error}", document.file),
+        });
+    }
+    for class in &all.classes {
+        let line = |problem: &Problem| {
+            problem.spot.as_ref().and_then(|spot| spot.place).map_or(class.place().line, |place| place.line)
+        };
+        problems.extend(class.problems.iter().map(|problem| {
+            let hint = problem.hint.as_deref().unwrap_or_default();
+            format!(
+                "{}:{}: class {:?}: {}: {hint}",
+                class.document.file,
+                line(problem),
+                class.name,
+                problem.what
+            )
+        }));
     }
     if problems.is_empty() { Ok(all) } else { Err(Failed::input(problems.join("\n"))) }
 }
@@ -159,7 +176,7 @@ fn read(path: &Path) -> Result<String, Failed> {
 
 async fn in_process(args: &Mount, provider: &str, request: MountRequest) -> Result<MountResponse, Failed> {
     let engine = serve::engine(&args.engine)?;
-    let (backends, _) = serve::open(&args.stores, &engine)?;
+    let (backends, _) = serve::open(&args.stores, &engine, false)?;
     let Some(backend) = backends.iter().find(|backend| backend.name() == provider) else {
         let names: Vec<_> = backends.iter().map(|backend| backend.name()).collect();
         let hint = if provider == "local" { "; local needs --local-root" } else { "" };

@@ -13,6 +13,7 @@ use crate::backends::{self, azure};
 use crate::fetch;
 use crate::gather::Gather;
 use crate::http::Http;
+use crate::kube;
 use crate::policy::Policy;
 use crate::server::health::Health;
 use crate::server::volumes::Volumes;
@@ -43,10 +44,11 @@ pub(super) fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failed>
         .map_err(|error| Failed::outside(format!("cannot start threads: {error}")))
 }
 
-/// Opens the backends that the flags switch on.
+/// Opens the backends that the flags switch on; `offline` ones plan and do no more.
 pub(super) fn open(
     stores: &Stores,
     engine: &fetch::Settings,
+    offline: bool,
 ) -> Result<(Vec<Arc<dyn Gather>>, Http), Failed> {
     let http = Http::new(crate::http::Settings {
         connect_timeout: stores.connect_timeout,
@@ -56,9 +58,7 @@ pub(super) fn open(
         connect_to: stores.connect_to.clone(),
         ..crate::http::Settings::from_env()
     });
-    let cloud = azure::cloud::by_name(&stores.azure_cloud_name).ok_or_else(|| {
-        Failed::input(format!("--azure-cloud-name {:?} is not valid", stores.azure_cloud_name))
-    })?;
+    let cloud = azure_cloud(stores)?;
     let settings = backends::Settings {
         local_root: stores.local_root.clone(),
         azure: azure::Settings {
@@ -66,9 +66,37 @@ pub(super) fn open(
             environment_file: stores.azure_environment_file.clone(),
             order_chain: stores.azure_construct_pem_chain,
             split: stores.azure_write_cert_and_key_in_separate_files,
+            token_proxy: token_proxy(stores),
+            service_accounts: stores.azure_service_account_identity.then(kube::Settings::from_env),
+            offline,
         },
     };
     Ok((backends::open(&settings, &http, engine), http))
+}
+
+/// The cloud of classes that name none; nothing where a file describes it.
+fn azure_cloud(stores: &Stores) -> Result<Option<azure::cloud::Cloud>, Failed> {
+    let name = &stores.azure_cloud_name;
+    if azure::cloud::is_stack(name) {
+        return match &stores.azure_environment_file {
+            Some(_) => Ok(None),
+            None => Err(Failed::input("--azure-cloud-name AzureStackCloud needs --azure-environment-file")),
+        };
+    }
+    match azure::cloud::by_name(name) {
+        Some(cloud) => Ok(Some(cloud)),
+        None => Err(Failed::input(format!("--azure-cloud-name {name:?} is not valid"))),
+    }
+}
+
+/// The proxy of identity binding; the API server's port is known from the environment (azure.md 11.6).
+fn token_proxy(stores: &Stores) -> azure::binding::Settings {
+    let port = std::env::var("KUBERNETES_SERVICE_PORT").ok().and_then(|port| port.parse().ok());
+    azure::binding::Settings {
+        url: stores.azure_token_proxy_url.clone(),
+        server_name: stores.azure_sni_name.clone(),
+        ..azure::binding::Settings::default().with_api_port(port.unwrap_or(443))
+    }
 }
 
 /// Those of `opened` that `--backends` names, or all where it is not given.
@@ -133,7 +161,7 @@ async fn serve(args: Serve) -> Result<(), Failed> {
     let mut forget = signal(SignalKind::hangup()).map_err(no_signals)?;
     let engine = engine(&args.engine)?;
     let (policy, metrics) = (engine.policy.clone(), engine.metrics.clone());
-    let (opened, http) = open(&args.stores, &engine)?;
+    let (opened, http) = open(&args.stores, &engine, false)?;
     let volumes = || Arc::new(Volumes::new(args.max_volumes, engine.repeat_max_age));
     let served = choose(opened, &args.backends)?;
     let served: Vec<_> = served.into_iter().map(|backend| Served { backend, volumes: volumes() }).collect();
@@ -243,7 +271,7 @@ mod tests {
             unreachable!("serve was typed")
         };
         let engine = engine(&args.engine).map_err(|failed| failed.text)?;
-        let (opened, _) = open(&args.stores, &engine).map_err(|failed| failed.text)?;
+        let (opened, _) = open(&args.stores, &engine, false).map_err(|failed| failed.text)?;
         let all = choose(opened, &args.backends).map_err(|failed| failed.text)?;
         Ok(all.iter().map(|backend| backend.name()).collect())
     }

@@ -268,7 +268,9 @@ impl<B: Backend> Fetch<B> {
     fn fingerprint(&self, credential: &Credential) -> Option<Fingerprint> {
         let secret = match credential {
             Credential::Node => return None,
-            Credential::Token(secret) | Credential::Password(secret) => secret,
+            Credential::Token(secret) | Credential::Password(secret) | Credential::Certificate(secret) => {
+                secret
+            }
         };
         let tag = hmac::sign(&self.key, secret.expose().as_bytes());
         tag.as_ref().try_into().ok()
@@ -304,16 +306,16 @@ impl<B: Backend> Fetch<B> {
         self.sessions.remove(&key, session);
     }
 
-    /// All reads of a plan, in its order; each has its own outcome.
+    /// Makes `reads` where and as whom `plan` says, in their order; each has its own outcome.
     pub async fn all(
         &self,
         plan: &Plan<B>,
+        reads: &[B::Read],
         session: &Arc<Session<B::Session>>,
         ages: Ages,
         tally: &Tally,
     ) -> Vec<Result<Answer, Problem>> {
-        let reads: Vec<_> =
-            plan.reads.iter().map(|read| self.one(plan, session, read, ages, tally)).collect();
+        let reads: Vec<_> = reads.iter().map(|read| self.one(plan, session, read, ages, tally)).collect();
         stream::iter(reads).buffered(self.settings.reads_per_mount.max(1)).collect().await
     }
 

@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::failure::{self, FailureKind, Fault, Mark, Progress, Stage};
 use super::proxy::{self, Via};
@@ -105,9 +106,31 @@ impl Opener {
         if target.https {
             progress.stage(Stage::Handshake);
             let config = Arc::clone(&self.tls.get().await?.store);
-            (wire, http2) = secure(wire, config, &target.host, mark.address).await?;
+            (wire, http2) = secure(wire, config, self.server_name(target), mark.address).await?;
         }
         handshake(wire, http2, mark).await
+    }
+
+    /// Name that TLS asks for and verifies.
+    fn server_name<'a>(&'a self, target: &'a Target) -> &'a str {
+        self.settings.server_name.as_deref().unwrap_or(&target.host)
+    }
+
+    /// The certificate that `target` shows, within the connect timeout; no proxy is used.
+    pub(super) async fn certificate(&self, target: &Target) -> Result<Vec<u8>, Fault> {
+        let progress = Progress::default();
+        let work = async {
+            let (tcp, mark) = self.dial(&target.host, target.port, &progress).await?;
+            progress.stage(Stage::Handshake);
+            let config = Arc::clone(&self.tls.get().await?.store);
+            let tls = greet(Box::new(tcp), config, self.server_name(target), mark.address).await?;
+            let shown = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            Ok(shown.expect("the handshake verified a certificate").to_vec())
+        };
+        match timeout(self.settings.connect_timeout, Box::pin(work)).await {
+            Ok(result) => result,
+            Err(_) => Err(progress.overdue(&self.counters)),
+        }
     }
 
     fn via(&self, target: &Target) -> Result<Option<Via>, Fault> {
@@ -247,12 +270,21 @@ async fn secure(
     host: &str,
     address: SocketAddr,
 ) -> Result<(Wire, bool), Fault> {
+    let tls = greet(wire, config, host, address).await?;
+    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok((Box::new(tls), http2))
+}
+
+async fn greet(
+    wire: Wire,
+    config: Arc<ClientConfig>,
+    host: &str,
+    address: SocketAddr,
+) -> Result<TlsStream<Wire>, Fault> {
     let fault = |detail: String| Fault::new(FailureKind::Tls, Some(address), detail);
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| fault("the host is not a name TLS can verify".to_owned()))?;
-    let tls = TlsConnector::from(config).connect(name, wire).await.map_err(|e| fault(tls_text(&e)))?;
-    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok((Box::new(tls), http2))
+    TlsConnector::from(config).connect(name, wire).await.map_err(|e| fault(tls_text(&e)))
 }
 
 fn tls_text(error: &io::Error) -> String {

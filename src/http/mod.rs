@@ -10,6 +10,7 @@ mod failure;
 mod pool;
 mod proxy;
 mod tls;
+mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::secret::SecretBytes;
 pub use failure::{Failure, FailureKind};
 pub use proxy::Proxy;
 pub use tls::Roots;
+pub use trust::TrustFile;
 
 use connect::Opener;
 use failure::{Fault, Progress, Stage};
@@ -56,6 +58,8 @@ pub struct Settings {
     pub roots: Roots,
     /// Proxy between the node and the stores.
     pub proxy: Proxy,
+    /// Name that TLS asks for and verifies instead of the host's.
+    pub server_name: Option<String>,
 }
 
 impl Default for Settings {
@@ -68,6 +72,7 @@ impl Default for Settings {
             connect_to: Vec::new(),
             roots: Roots::System,
             proxy: Proxy::None,
+            server_name: None,
         }
     }
 }
@@ -179,6 +184,20 @@ impl Http {
             }
         };
         result.map_err(|fault| fault.at(&target.host, started))
+    }
+
+    /// A client of its own with other settings.
+    pub fn tuned(&self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.inner.opener.settings.clone();
+        change(&mut settings);
+        Self::new(settings)
+    }
+
+    /// The certificate, in DER, that the server at `url` shows; it is verified as for a request.
+    pub async fn certificate(&self, url: &Uri) -> Result<Vec<u8>, Failure> {
+        let started = Instant::now();
+        let certificate = async { self.inner.opener.certificate(&Target::of(url)?).await };
+        certificate.await.map_err(|fault| fault.at(url.host().unwrap_or("?"), started))
     }
 
     /// Gives the counters.

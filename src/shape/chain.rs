@@ -25,8 +25,7 @@ struct Ids {
 pub(super) fn order(certificates: &[&[u8]]) -> Result<Order, Error> {
     let ids = certificates.iter().map(|der| ids(der)).collect::<Result<Vec<_>, _>>()?;
     let parents: Vec<_> = (0..ids.len()).map(|at| parent(&ids, at)).collect();
-    let leaf =
-        (0..ids.len()).find(|at| !parents.contains(&Some(*at))).ok_or_else(|| error("no leaf found"))?;
+    let leaf = nobodys_parent(&ids, &parents)?;
     let mut order = vec![leaf];
     let mut at = leaf;
     while let Some(next) = parents[at] {
@@ -39,9 +38,34 @@ pub(super) fn order(certificates: &[&[u8]]) -> Result<Order, Error> {
     if order.len() == ids.len() {
         return Ok(Order { order, note: None });
     }
-    let note =
-        format!("certificate chain is incomplete, order kept: no certificate of issuer {:?}", ids[at].issuer);
+    let orphans = (0..ids.len()).filter(|at| parents[*at].is_none() && !ids[*at].is_root());
+    let missing: Vec<_> = orphans.map(|at| format!("{:?}", ids[at].issuer)).collect();
+    let reason = if missing.is_empty() {
+        "the certificates are not one chain".to_owned()
+    } else {
+        format!("no certificate of issuer {}", missing.join(", "))
+    };
+    let note = format!("certificate chain is incomplete, order kept: {reason}");
     Ok(Order { order: (0..ids.len()).collect(), note: Some(note) })
+}
+
+impl Ids {
+    /// Whether it names itself as its authority, or none.
+    fn is_root(&self) -> bool {
+        self.authority.is_none() || self.authority == self.subject
+    }
+}
+
+/// Index of the leaf: the first certificate that is nobody's parent, rather not a root.
+pub(super) fn leaf(certificates: &[&[u8]]) -> Result<usize, Error> {
+    let ids = certificates.iter().map(|der| ids(der)).collect::<Result<Vec<_>, _>>()?;
+    let parents: Vec<_> = (0..ids.len()).map(|at| parent(&ids, at)).collect();
+    nobodys_parent(&ids, &parents)
+}
+
+fn nobodys_parent(ids: &[Ids], parents: &[Option<usize>]) -> Result<usize, Error> {
+    let free = || (0..ids.len()).filter(|at| !parents.contains(&Some(*at)));
+    free().find(|at| !ids[*at].is_root()).or_else(|| free().next()).ok_or_else(|| error("no leaf found"))
 }
 
 /// The first other certificate whose subject id is this one's authority id.

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::der::item;
 use super::{Error, decode, error, pem};
 use crate::secret::SecretBytes;
 
@@ -91,19 +92,6 @@ fn integer(bytes: &[u8]) -> Vec<u8> {
     item(INTEGER, &[sign, bytes].concat())
 }
 
-fn item(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = content.len().to_be_bytes();
-    let significant = &length[length.iter().take_while(|b| **b == 0).count().min(length.len() - 1)..];
-    let mut out = vec![tag];
-    if content.len() >= 0x80 {
-        // At most eight bytes of length.
-        out.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
-    }
-    out.extend_from_slice(significant);
-    out.extend_from_slice(content);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +120,31 @@ mod tests {
         let lines: Vec<_> = pem.lines().collect();
         assert_eq!(lines[1], "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA0vx7agoebGcQSuuPiLJX");
         assert_eq!(lines[lines.len() - 2], "gwIDAQAB");
+    }
+
+    #[test]
+    fn azure_9_4_every_curve_loads() {
+        // Points with leading zeros, which some writers leave out.
+        for (curve, size) in [("P-256", 32_usize), ("P-384", 48), ("P-521", 66)] {
+            let whole = vec![7_u8; size];
+            let short = vec![7_u8; size - 1];
+            let encode = |bytes: &[u8]| {
+                use ::base64::Engine;
+                ::base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+            };
+            let (x, y) = (encode(&short), encode(&whole));
+            let pem = text(&format!(r#"{{"kty":"EC-HSM","crv":"{curve}","x":"{x}","y":"{y}"}}"#));
+            use rustls::pki_types::pem::PemObject;
+            let der = rustls::pki_types::SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let (_, key) =
+                <x509_parser::prelude::SubjectPublicKeyInfo as x509_parser::prelude::FromDer<_>>::from_der(
+                    &der,
+                )
+                .unwrap();
+            let point = key.subject_public_key.data;
+            assert_eq!(point.len(), 1 + 2 * size, "{curve}");
+            assert_eq!((point[0], point[1], point[2]), (4, 0, 7), "{curve}: padded to the curve's size");
+        }
     }
 
     #[test]

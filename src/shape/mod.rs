@@ -4,12 +4,26 @@
 
 pub mod chain;
 pub mod decode;
+mod der;
 pub mod extract;
 pub mod jwk;
+pub mod parts;
 pub mod pem;
 pub mod pkcs12;
+mod unlocked;
 
 use std::fmt;
+
+use crate::secret::SecretBytes;
+
+/// A certificate with its key as PEM, and a note for the log.
+#[derive(Debug)]
+pub struct Pem {
+    /// The text.
+    pub text: SecretBytes,
+    /// Why the certificates are not in order, if they are not.
+    pub note: Option<String>,
+}
 
 /// Why a value is not what its entry says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -39,24 +39,23 @@ pub fn keys(text: &[u8]) -> SecretBytes {
 }
 
 fn pick(text: &[u8], wanted: impl Fn(&str) -> bool) -> SecretBytes {
-    let text = std::str::from_utf8(text).unwrap_or_default();
     let mut out = String::with_capacity(text.len());
-    for block in Blocks(text).filter(|block| wanted(block.label)) {
+    for block in Blocks::of(text).filter(|block| wanted(block.label)) {
         block.copy(&mut out);
     }
     out.into()
 }
 
 /// One block of a text.
-struct Block<'a> {
-    label: &'a str,
+pub(super) struct Block<'a> {
+    pub(super) label: &'a str,
     headers: &'a str,
-    der: Zeroizing<Vec<u8>>,
+    pub(super) der: Zeroizing<Vec<u8>>,
 }
 
 impl Block<'_> {
     /// Writes the block anew; headers of an encrypted key are kept, or it could not be read.
-    fn copy(&self, out: &mut String) {
+    pub(super) fn copy(&self, out: &mut String) {
         let mut body = Zeroizing::new(String::new());
         write(self.label, &self.der, &mut body);
         let begin = format!("-----BEGIN {}-----\n", self.label);
@@ -72,7 +71,15 @@ impl Block<'_> {
     }
 }
 
-struct Blocks<'a>(&'a str);
+/// The blocks of a text, in its order.
+pub(super) struct Blocks<'a>(&'a str);
+
+impl<'a> Blocks<'a> {
+    /// Nothing where `text` is no text.
+    pub(super) fn of(text: &'a [u8]) -> Self {
+        Self(std::str::from_utf8(text).unwrap_or_default())
+    }
+}
 
 impl<'a> Iterator for Blocks<'a> {
     type Item = Block<'a>;

@@ -3,21 +3,16 @@
 use p12_keystore::{Pkcs12Archive, error::Error as Broken};
 use zeroize::Zeroizing;
 
-use super::{Error, chain, error, pem};
+use super::{Error, Pem, chain, error, pem, unlocked};
 use crate::secret::SecretBytes;
-
-/// Blocks, and a note for the log.
-#[derive(Debug)]
-pub struct Pem {
-    /// The text.
-    pub text: SecretBytes,
-    /// Why the certificates are not in order, if they are not.
-    pub note: Option<String>,
-}
 
 /// Reads every key and certificate, in bag order; `order_chain` puts the leaf first and the root last.
 pub fn to_pem(der: &[u8], order_chain: bool) -> Result<Pem, Error> {
-    let archive = Pkcs12Archive::from_pkcs12(der, "").map_err(|broken| explain(&broken))?;
+    let archive = Pkcs12Archive::from_pkcs12(der, "").or_else(|broken| match unlocked::open(der) {
+        Some(open) => Pkcs12Archive::from_pkcs12(&open, ""),
+        None => Err(broken),
+    });
+    let archive = archive.map_err(|broken| explain(&broken))?;
     let certificates: Vec<&[u8]> = archive.certs.iter().map(|bag| bag.cert.as_der()).collect();
     let chain::Order { order, note } = if order_chain {
         chain::order(&certificates)?

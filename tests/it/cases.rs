@@ -1,4 +1,6 @@
 //! Cases are folders: `tests/cases/<backend>/<name>/{call,store,want}.yaml`; adding one needs no Rust.
+//! Without a store of its own a case has `tests/cases/<backend>/store.yaml`; parameters that it does not
+//! set are those of `tests/cases/<backend>/parameters.yaml`, and one that is empty there is left out.
 //! Each runs through the whole engine; what it must not do is checked for all: no secret of the store in
 //! an error or warning, and equal answers and no request when it is asked again as a repeat.
 
@@ -11,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyferry::backends::{self, Settings, azure};
 use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
+use keyferry::error::Problems;
 use keyferry::fetch::{self, Tally};
 use keyferry::gather::{Gather, Gathered};
 use keyferry::http::Http;
@@ -21,6 +24,7 @@ use serde::Deserialize;
 
 use crate::standins::azure::content::Store;
 use crate::standins::azure::{AzureStandIn, Options};
+use crate::standins::faults::Fault;
 use crate::support::azure::{AUDIENCE, client};
 use crate::support::log;
 
@@ -32,9 +36,25 @@ struct CallFile {
     /// Whether the request has a token of shop/web.
     #[serde(default = "yes")]
     tokens: bool,
+    /// What stands in the request in their place.
+    raw_tokens: Option<String>,
+    /// Mode that the caller asks for.
+    mode: Option<String>,
     /// The server's switch for files of certificate and key.
     #[serde(default)]
     split: bool,
+    /// The server's switch for the order of chains.
+    #[serde(default = "yes")]
+    order_chain: bool,
+    /// What is armed at the stand-in.
+    #[serde(default)]
+    faults: Vec<Fault>,
+    /// Texts written into files first; `$NAME` in a parameter is the path.
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+    /// What `check` refuses although a mount does not.
+    #[serde(default)]
+    slips: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -89,11 +109,39 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
     serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn folders(backend: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(backend);
-    let mut all: Vec<_> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+fn root(backend: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(backend)
+}
+
+/// The folders of a backend's cases.
+pub fn folders(backend: &str) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(root(backend)).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<_> = all.filter(|path| path.is_dir()).collect();
     all.sort();
     all
+}
+
+/// Puts the common parameters under those of the case, and the paths of its files into them.
+fn complete(file: &mut CallFile, dir: &Path) {
+    let common: BTreeMap<String, String> = read(&root("azure").join("parameters.yaml"));
+    for (name, text) in &file.files {
+        std::fs::write(dir.join(name), text).unwrap();
+    }
+    for (key, value) in common {
+        file.parameters.entry(key).or_insert(value);
+    }
+    file.parameters.retain(|_, value| !value.is_empty());
+    for value in file.parameters.values_mut() {
+        for name in file.files.keys() {
+            *value = value.replace(&format!("${name}"), &dir.join(name).display().to_string());
+        }
+    }
+}
+
+fn store(folder: &Path) -> Store {
+    let own = folder.join("store.yaml");
+    let path = if own.exists() { own } else { root("azure").join("store.yaml") };
+    Store::read(&path).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn call(file: &CallFile, token: Option<String>) -> Call {
@@ -101,6 +149,7 @@ fn call(file: &CallFile, token: Option<String>) -> Call {
         serde_json::json!({AUDIENCE: {"token": token, "expirationTimestamp": "2030-01-01T00:00:00Z"}})
             .to_string()
     });
+    let tokens = file.raw_tokens.clone().or(tokens);
     let secrets = file.secrets.clone();
     Call {
         parameters: Parameters::new(&file.parameters),
@@ -113,7 +162,7 @@ fn call(file: &CallFile, token: Option<String>) -> Call {
         class: Some("case".into()),
         tokens: Tokens::new(tokens),
         secrets: secrets.map(|all| all.into_iter().map(|(k, v)| (k, SecretText::new(v))).collect()),
-        mode: Mode::DEFAULT,
+        mode: file.mode.as_deref().map_or(Mode::DEFAULT, |text| Mode::from_octal(text).unwrap()),
         deadline: tokio::time::Instant::now() + Duration::from_secs(60),
         occasion: Occasion::First,
     }
@@ -164,9 +213,9 @@ async fn ask(backend: &Arc<dyn Gather>, call: &Call) -> Result<Gathered, (String
     })
 }
 
-/// Values of the store, or their base64, in what was said or logged so far at the most verbose level.
-fn leaks(values: &[String], said: &str) -> Vec<String> {
-    let heard = format!("{said}{}", log::text());
+/// Values of the store, or their base64, in what was said, and logged at the most verbose level.
+fn leaks(values: &[String], said: &str, logged: &str) -> Vec<String> {
+    let heard = format!("{said}{logged}");
     // Shorter values stand in ordinary words.
     let markers =
         values.iter().filter(|value| value.len() >= 5).flat_map(|v| [v.clone(), STANDARD.encode(v)]);
@@ -186,27 +235,46 @@ async fn azure_cases() {
     let folders = folders("azure");
     for folder in &folders {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let (file, want): (CallFile, Want) =
+        let (mut file, want): (CallFile, Want) =
             (read(&folder.join("call.yaml")), read(&folder.join("want.yaml")));
-        let store = Store::read(&folder.join("store.yaml")).unwrap_or_else(|error| panic!("{error}"));
+        let mark = log::mark();
+        let dir = tempfile::tempdir().unwrap();
+        complete(&mut file, dir.path());
+        let store = store(folder);
         let secrets = store.vaults.iter().flat_map(|vault| vault.secrets.values().flatten());
         let values: Vec<String> = secrets.filter_map(|version| version.value.clone()).collect();
         let store = AzureStandIn::start(Options { store, ..Options::default() }).await.unwrap();
         let settings = Settings {
-            azure: azure::Settings { split: file.split, ..azure::Settings::default() },
+            azure: azure::Settings {
+                split: file.split,
+                order_chain: file.order_chain,
+                ..azure::Settings::default()
+            },
             ..Settings::default()
         };
         let engine = fetch::Settings { tries: 1, ..fetch::Settings::default() };
+        file.faults.iter().for_each(|fault| store.fault(fault.clone()));
+        // A vault that the stand-in does not have is a name that DNS does not have.
         let backend = backends::open(&settings, &client(&store, |_| true), &engine).remove(0);
         let call = call(&file, Some(store.issuer().mint("shop", "web", AUDIENCE)));
+        let refused = Problems::some(backend.check(&call).problems)
+            .map_or(String::new(), |problems| problems.to_string());
         let got = ask(&backend, &call).await;
-        let mut wrong = judge(&want, got.as_ref().map_err(Clone::clone));
-        wrong.extend(
-            (!log::text().contains("TRACE"))
-                .then(|| "nothing was logged at the most verbose level".to_owned()),
-        );
-        let requests: Vec<_> = store.log().iter().map(|l| format!("{} {}", l.method, l.path)).collect();
-        if want.requests.as_ref().is_some_and(|wanted| *wanted != requests) {
+        let missing = file.slips.iter().filter(|slip| !refused.contains(*slip));
+        let mut wrong: Vec<_> =
+            missing.map(|slip| format!("check does not refuse with {slip:?}: {refused}")).collect();
+        if want.error.is_none() && file.slips.is_empty() && !refused.is_empty() {
+            wrong.push(format!("check refuses: {refused}"));
+        }
+        wrong.extend(judge(&want, got.as_ref().map_err(Clone::clone)));
+        // Reads run side by side, so their order says nothing.
+        let mut requests: Vec<_> = store.log().iter().map(|l| format!("{} {}", l.method, l.path)).collect();
+        requests.sort_unstable();
+        let wanted = want.requests.clone().map(|mut wanted| {
+            wanted.sort_unstable();
+            wanted
+        });
+        if wanted.is_some_and(|wanted| wanted != requests) {
             wrong.push(format!("requests {requests:?}"));
         }
         if got.is_ok() {
@@ -220,11 +288,12 @@ async fn azure_cases() {
             Ok(got) => format!("{:?} {}", got, got.warnings.join(" ")),
             Err((_, text)) => text.clone(),
         };
-        wrong.extend(leaks(&values, &said));
+        wrong.extend(leaks(&values, &said, &log::since(mark)));
         if !wrong.is_empty() {
             failed.push((name, wrong));
         }
     }
+    assert!(log::since(0).contains("TRACE"), "nothing was logged at the most verbose level");
     report(&failed, folders.len());
 }
 

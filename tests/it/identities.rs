@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use keyferry::backends::{Backend, Login};
 use keyferry::call::{Call, Occasion, Parameters, Pod, Tokens};
-use keyferry::error::{Kind, Problem, Problems, Retry, Spot};
+use keyferry::error::{Kind, Problem, Retry, Spot};
 use keyferry::fetch::{Settings, Tally};
 use keyferry::gather::{Gather, Store};
 use keyferry::path::{Mode, RelPath};
-use keyferry::plan::{Credential, Form, Missing, Only, Output, Plan, Reading};
+use keyferry::plan::{Account, Credential, Form, Missing, Only, Output, Plan, Reading};
 use keyferry::policy::Reach;
 use keyferry::secret::{SecretBytes, SecretText};
 use proptest::prelude::*;
@@ -47,16 +47,10 @@ impl Backend for Mirror {
     type Read = String;
     type Session = usize;
 
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
-        let mut plan = Plan {
-            target: call.parameters.text("target").to_owned(),
-            credential: Credential::Token(SecretText::new(call.parameters.text("token").to_owned())),
-            login_at: "login".into(),
-            read_at: "store".into(),
-            reads: vec![],
-            outputs: vec![],
-            warnings: vec![],
-        };
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>) {
+        let credential = Credential::Token(SecretText::new(call.parameters.text("token").to_owned()));
+        let target = call.parameters.text("target").to_owned();
+        let mut plan = Plan::new(target, credential, "login".into(), "store".into());
         let read = plan.read(call.parameters.text("object").to_owned());
         plan.outputs.push(Output {
             read,
@@ -69,7 +63,11 @@ impl Backend for Mirror {
             label: String::new(),
             spot: Spot::default(),
         });
-        Ok(plan)
+        (plan, vec![])
+    }
+
+    fn explain(&self, _: &Plan<Self>) -> Account {
+        Account::default()
     }
 
     fn reach(plan: &Plan<Self>) -> Reach {

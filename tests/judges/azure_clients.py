@@ -4,6 +4,7 @@ Names are mapped to the stand-in's addresses where connections are made; host na
 the certificate stay those of the real service.
 """
 
+import datetime
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from azure.core.exceptions import (
     ServiceRequestError,
 )
 from azure.identity import (
+    CertificateCredential,
     ClientAssertionCredential,
     ClientSecretCredential,
     ManagedIdentityCredential,
@@ -29,6 +31,11 @@ from azure.identity import (
 from azure.keyvault.certificates import CertificateClient
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.secrets import SecretClient
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 HERE = pathlib.Path(__file__).parent
 TENANT = "22222222-2222-4222-8222-222222222222"
@@ -260,6 +267,27 @@ def a_broken_connection_and_a_name_that_is_not_there(standin):
     assert database(client).value == "p@ss\n"
     absent = SecretClient("https://lab-absent.vault.azure.net", federated(standin), retry_total=0)
     refused(ServiceRequestError, lambda: database(absent))
+
+
+def own_certificate():
+    """A self-signed certificate and its key as PEM: both, and the certificate alone."""
+    key = rsa.generate_private_key(65537, 2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "judge")])
+    start = datetime.datetime(2026, 1, 1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(start).not_valid_after(start.replace(year=2126))
+    public = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    return public + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), public.decode()
+
+
+@check
+def a_certificate_as_credential(standin):
+    (both, public), (other, _) = own_certificate(), own_certificate()
+    client = "55555555-5555-4555-8555-555555555555"
+    standin.call("POST", "store", {"identities": [{"clientId": client, "certificates": [public]}]})
+    of = lambda pem: SecretClient(OPEN, CertificateCredential(TENANT, client, certificate_data=pem))
+    assert database(of(both)).value == "p@ss\n"
+    refused(ClientAuthenticationError, lambda: database(of(other)), "AADSTS700027")
 
 
 @check

@@ -64,6 +64,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         http1_only: args.http1,
         latency: Duration::from_millis(args.latency_ms),
         store,
+        ..Options::default()
     })
     .await?;
     if let Some(file) = &args.ca_out {

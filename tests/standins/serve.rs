@@ -130,6 +130,10 @@ impl std::fmt::Display for Gone {
 
 impl std::error::Error for Gone {}
 
+/// The name that a client asked for in the TLS handshake; an extension of each request.
+#[derive(Clone, Debug)]
+pub struct ServerName(pub Option<String>);
+
 /// Answers the requests of a listener until dropped; its connections end with it.
 pub async fn listen<H, F>(
     listener: TcpListener,
@@ -163,13 +167,18 @@ where
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let service = service_fn(move |request| handler(number, request));
     // A client that goes away, or that was made to, is nothing to tell.
     let Some(tls) = tls else {
+        let service = service_fn(move |request| handler(number, request));
         let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         return;
     };
     let Ok(stream) = tls.accept(stream).await else { return };
+    let name = ServerName(stream.get_ref().1.server_name().map(ToOwned::to_owned));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(name.clone());
+        handler(number, request)
+    });
     let stream = (stream.get_ref().1.alpn_protocol() == Some(b"h2"), TokioIo::new(stream));
     let _ = match stream {
         (true, stream) => http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await,

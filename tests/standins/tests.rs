@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use standins::azure::content::{
     Denial, Federated, Identity, Kind, Managed, ObjectVersion, Right, Store, Time,
 };
-use standins::azure::{AzureStandIn, CLIENT, Options, TENANT};
+use standins::azure::{AzureStandIn, CLIENT, Options, TENANT, cluster};
 use standins::faults::{Fault, How};
 use standins::issuer::Variant;
 
@@ -510,6 +510,34 @@ async fn requests_that_no_service_has_are_remembered_without_their_secrets() {
 #[should_panic(expected = "GET lab-open.vault.azure.net /storage/x?api-version=7.4")]
 async fn a_request_that_no_service_has_fails_its_test() {
     Lab::new().await.get("/storage/x").await;
+}
+
+#[tokio::test]
+async fn the_api_server_asks_for_its_token_and_the_proxy_for_its_name() {
+    let lab = Lab::new().await;
+    lab.store.service_account("shop", "web", &[("a/b", "c")]);
+    let read = async |token: &str, account: &str| {
+        let uri = format!("https://{}/api/v1/namespaces/shop/serviceaccounts/{account}", cluster::HOST);
+        let request = Request::get(uri).header("authorization", format!("Bearer {token}"));
+        lab.send(request.body(Full::default()).unwrap()).await.unwrap()
+    };
+    assert_eq!(read("wrong", "web").await.status, 401);
+    assert_eq!(read(cluster::API_TOKEN, "none").await.status, 404);
+    assert_eq!(read(cluster::API_TOKEN, "web").await.json()["metadata"]["annotations"]["a/b"], "c");
+    // The API server's own name is not the proxy's.
+    let uri = format!("https://{}/{TENANT}/oauth2/v2.0/token", cluster::HOST);
+    let request = Request::post(uri).body(Full::default()).unwrap();
+    assert_eq!(lab.send(request).await.unwrap().status, 404);
+    assert_eq!(lab.store.unexpected().len(), 1);
+}
+
+#[tokio::test]
+async fn an_assertion_of_a_certificate_must_be_of_a_known_one() {
+    let lab = Lab::new().await;
+    let encode = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = encode(json!({"alg": "PS256", "typ": "JWT", "x5t#S256": "AAAA"}));
+    let assertion = format!("{header}.{}.AAAA", encode(json!({"iss": CLIENT, "sub": CLIENT})));
+    assert_eq!(refusal(&lab.entra(&[("client_assertion", &assertion)]).await), (401, 700_027));
 }
 
 #[tokio::test]

@@ -10,18 +10,26 @@ use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
 /// Every name that a stand-in is reached by.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 19] = [
     "localhost",
     "127.0.0.1",
     "login.microsoftonline.com",
     "login.microsoftonline.us",
     "login.chinacloudapi.cn",
+    "login.microsoftonline.de",
     "*.vault.azure.net",
+    "*.managedhsm.azure.net",
     "*.vault.usgovcloudapi.net",
     "*.vault.azure.cn",
+    "*.vault.microsoftazure.de",
     "*.vault.lab.example",
     "login.lab.example",
+    "*.vault.other.example",
+    "login.other.example",
     "*.ests.aks",
+    "kubernetes.default.svc.cluster.local",
+    "hcp-kubernetes.abc123def456.svc.cluster.local",
+    "kubernetes.default.svc",
 ];
 
 /// A certificate authority, and the server certificate that it signed.

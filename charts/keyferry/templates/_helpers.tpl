@@ -119,6 +119,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .environment }}
 - --azure-environment-file=/etc/keyferry/azure/environment.json
 {{- end }}
+{{- if .serviceAccountIdentity }}
+- --azure-service-account-identity
+{{- end }}
+{{- if .identityBinding.enabled }}
+{{- with .identityBinding.url }}
+- --azure-token-proxy-url={{ . }}
+{{- end }}
+{{- with .identityBinding.sniName }}
+- --azure-sni-name={{ . }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- if .Values.local.enabled }}
@@ -159,4 +170,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range .Values.extraArgs }}
 - {{ . | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* The cluster's authority without a token; with a token it comes by itself. */}}
+{{- define "keyferry.authority" -}}
+{{- if and .Values.azure.identityBinding.enabled (not .Values.azure.serviceAccountIdentity) }}true{{ end -}}
 {{- end -}}

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Request;
 
 use super::files::requests_to;
-use super::manifests::{MOUNT, class, entries, pod};
+use super::manifests::{MOUNT, class, class_with, entries, pod, pod_with};
 use super::{Case, With, case};
 use crate::cluster::process::until;
 use crate::cluster::provider::SOCKETS;
@@ -20,12 +20,14 @@ use crate::cluster::{Cluster, LONG, MACHINE};
 use crate::standins::azure::TENANT;
 use crate::standins::azure::content::Identity;
 
+const ANNOTATED: &str = "88888888-8888-4888-8888-888888888888";
 const CLIENT: &str = "66666666-6666-4666-8666-666666666666";
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("the_sync_controller_is_served", With::Others, sync_controller),
         case("an_operator_sees_volumes_and_forgets_values", With::Others, operator),
+        case("an_annotated_service_account_is_the_identity", With::Nobody, annotated),
         case("a_policy_refuses_and_names_its_rule", With::Nobody, policy),
     ]
 }
@@ -109,6 +111,31 @@ async fn ask(head: &str) -> Result<String> {
     stream.read_to_end(&mut answer).await?;
     ensure!(!answer.is_empty(), "no answer");
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Tracker T05: client and tenant stand on the service account alone. With the switch off the error says what is missing.
+async fn annotated(cluster: Rc<Cluster>) -> Result<String> {
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "by annotation");
+    cluster.namespace("annotated").await?;
+    cluster.azure.identity(Identity::new(ANNOTATED).federated("annotated", "web"));
+    let account = format!(
+        "---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: web\n  namespace: annotated\n  annotations: {{azure.workload.identity/client-id: '{ANNOTATED}', azure.workload.identity/tenant-id: '{TENANT}'}}\n"
+    );
+    let class =
+        class_with("annotated", "c", &format!("keyvaultName: '{}'\n", vault.name), &entries(&["a"]), "");
+    let pod = pod_with("annotated", "web", &[("s", MOUNT, "c")], "", "serviceAccountName: web\n");
+    cluster.kubectl.apply(&(account + &class + &pod)).await?;
+    cluster.event_with("annotated", "web", &["nodePublishSecretRef secret is not set"]).await?;
+    // No Service routes to the API server here, so its address is given.
+    let address = r#"extraEnv=[{"name":"SSL_CERT_FILE","value":"/e2e/azure-ca.pem"},{"name":"KUBERNETES_SERVICE_HOST","value":"127.0.0.1"},{"name":"KUBERNETES_SERVICE_PORT","value":"6443"}]"#;
+    let values = ["azure.serviceAccountIdentity=true", address];
+    cluster.install(&values).await?;
+    cluster.running("annotated", "web").await?;
+    let manifests = cluster.render(&values).await?;
+    cluster.kubectl.with_input(&["delete", "-f", "-"], &manifests).await?;
+    cluster.install(&[]).await?;
+    Ok(String::new())
 }
 
 /// The API server refuses the class, and keyferry itself refuses the mount of a class that was there before.

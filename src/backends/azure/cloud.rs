@@ -13,37 +13,61 @@ pub struct Cloud {
     pub authority: String,
     /// Token resource.
     pub resource: String,
+    /// Suffix of Managed HSM hosts, where the cloud has them.
+    pub hsm: Option<String>,
 }
 
-impl Cloud {
-    fn new(suffix: &str, authority: &str) -> Self {
-        Self { suffix: suffix.into(), authority: authority.into(), resource: format!("https://{suffix}") }
-    }
+/// Names of the clouds with a fixed table, vault suffix, authority, suffix of Managed HSMs.
+pub const CLOUDS: [(&[&str], &str, &str, Option<&str>); 4] = [
+    (
+        &["AzurePublicCloud", "AzureCloud"],
+        "vault.azure.net",
+        "https://login.microsoftonline.com/",
+        Some("managedhsm.azure.net"),
+    ),
+    (
+        &["AzureUSGovernmentCloud", "AzureUSGovernment"],
+        "vault.usgovcloudapi.net",
+        "https://login.microsoftonline.us/",
+        Some("managedhsm.usgovcloudapi.net"),
+    ),
+    (&["AzureChinaCloud"], "vault.azure.cn", "https://login.chinacloudapi.cn/", Some("managedhsm.azure.cn")),
+    (&["AzureGermanCloud"], "vault.microsoftazure.de", "https://login.microsoftonline.de/", None),
+];
 
+impl Cloud {
     /// The public cloud.
     pub fn public() -> Self {
-        Self::new("vault.azure.net", "https://login.microsoftonline.com/")
+        by_name("AzurePublicCloud").expect("it stands in the table")
     }
 }
 
 /// The clouds with a fixed table, by name in any case.
 pub fn by_name(name: &str) -> Option<Cloud> {
-    match name.to_ascii_uppercase().as_str() {
-        "AZUREPUBLICCLOUD" | "AZURECLOUD" => Some(Cloud::public()),
-        "AZUREUSGOVERNMENTCLOUD" | "AZUREUSGOVERNMENT" => {
-            Some(Cloud::new("vault.usgovcloudapi.net", "https://login.microsoftonline.us/"))
-        }
-        "AZURECHINACLOUD" => Some(Cloud::new("vault.azure.cn", "https://login.chinacloudapi.cn/")),
-        "AZUREGERMANCLOUD" => {
-            Some(Cloud::new("vault.microsoftazure.de", "https://login.microsoftonline.de/"))
-        }
-        _ => None,
-    }
+    let known = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+    let (_, suffix, authority, hsm) = CLOUDS.into_iter().find(|(names, ..)| known(names))?;
+    Some(Cloud {
+        suffix: suffix.into(),
+        authority: authority.into(),
+        resource: format!("https://{suffix}"),
+        hsm: hsm.map(Into::into),
+    })
 }
 
 /// Name of the cloud that a file describes.
 pub fn is_stack(name: &str) -> bool {
     name.eq_ignore_ascii_case("AzureStackCloud")
+}
+
+/// The cloud of a file that is not at hand, in words.
+pub(super) fn assumed(path: &Path) -> Cloud {
+    let of = |key: &str| format!("<{key} of {}>", path.display());
+    Cloud {
+        suffix: of("keyVaultDNSSuffix"),
+        authority: of("activeDirectoryEndpoint"),
+        resource: of("keyVaultEndpoint"),
+        hsm: Some(of("managedHSMDNSSuffix")),
+    }
 }
 
 /// Reads the file of an `AzureStackCloud`, anew for each request (azure.md 16 row 6).
@@ -58,5 +82,10 @@ pub fn from_file(path: &Path) -> Result<Cloud, String> {
     };
     let (authority, suffix) = (get("activeDirectoryEndpoint")?, get("keyVaultDNSSuffix")?);
     let resource = get("keyVaultEndpoint").unwrap_or_else(|_| format!("https://{suffix}"));
-    Ok(Cloud { suffix, authority, resource: resource.trim_end_matches('/').to_owned() })
+    if !authority.starts_with("https://") {
+        return Err(format!("{}: activeDirectoryEndpoint must be https", path.display()));
+    }
+    let resource = resource.trim_end_matches('/').to_owned();
+    let authority = format!("{}/", authority.trim_end_matches('/'));
+    Ok(Cloud { suffix, authority, resource, hsm: get("managedHSMDNSSuffix").ok() })
 }

@@ -22,7 +22,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{Login, Session, Target, errors};
+use super::certificate::Signer;
+use super::{Login, Session, errors};
 use crate::error::{Kind, Problem, Retry};
 use crate::http::{Failure, Http};
 use crate::plan::Credential;
@@ -31,33 +32,52 @@ use crate::secret::SecretText;
 /// A session is given up so long before its token ends.
 const MARGIN: Duration = Duration::from_secs(300);
 
-/// Gets an access token for `resource`.
-pub(super) async fn login(
-    http: &Http,
-    target: &Target,
-    client_id: &str,
-    resource: &str,
-    credential: &Credential,
-) -> Result<Login<Session>, Problem> {
-    let wire = Arc::new(Wire { http: http.clone(), last: Mutex::default() });
-    let options = options(&wire, &target.authority);
-    let claims = claims(credential);
-    let app = App { tenant: &target.tenant, client_id };
-    let source = source(&app, credential, options).map_err(|error| {
-        Problem::config(format!("failed to get keyvault client: {}", errors::clean(&error.to_string())))
-    })?;
-    let scope = format!("{resource}/.default");
-    let token = source
-        .get_token(&[&scope], None)
-        .await
-        .map_err(|error| explain(&wire, &app, credential, &claims, &errors::clean(&error.to_string())))?;
-    Ok(session(client_id, &claims, &token))
+/// The login service, and the way to it.
+pub(super) struct Entra {
+    http: Http,
+    /// A proxy that takes token requests in its place (azure.md 11.6).
+    proxy: Option<http::Uri>,
 }
 
-/// The application and where it lives.
-struct App<'a> {
-    tenant: &'a str,
-    client_id: &'a str,
+impl Entra {
+    /// Asks the authority itself.
+    pub(super) fn direct(http: &Http) -> Self {
+        Self { http: http.clone(), proxy: None }
+    }
+
+    /// Sends every request to `proxy` instead.
+    pub(super) fn through(http: Http, proxy: http::Uri) -> Self {
+        Self { http, proxy: Some(proxy) }
+    }
+
+    /// Gets an access token.
+    pub(super) async fn login(
+        self,
+        app: &App<'_>,
+        credential: &Credential,
+    ) -> Result<Login<Session>, Problem> {
+        let bound = self.proxy.is_some();
+        let wire = Arc::new(Wire { entra: self, last: Mutex::default() });
+        let options = options(&wire, app.authority);
+        let claims = claims(credential);
+        let source = source(app, credential, options).map_err(|error| {
+            Problem::config(format!("failed to get keyvault client: {}", errors::clean(&error.to_string())))
+        })?;
+        let scope = format!("{}/.default", app.resource);
+        let token = source.get_token(&[&scope], None).await.map_err(|error| {
+            let failed = Failed { app, credential, claims: &claims, bound };
+            failed.explain(&wire, &errors::clean(&error.to_string()))
+        })?;
+        Ok(session(app, &claims, &token))
+    }
+}
+
+/// The application, where it lives and what it wants.
+pub(super) struct App<'a> {
+    pub(super) authority: &'a str,
+    pub(super) tenant: &'a str,
+    pub(super) client_id: &'a str,
+    pub(super) resource: &'a str,
 }
 
 fn options(wire: &Arc<Wire>, authority: &str) -> ClientOptions {
@@ -73,7 +93,7 @@ fn options(wire: &Arc<Wire>, authority: &str) -> ClientOptions {
 }
 
 fn source(
-    app: &App,
+    app: &App<'_>,
     credential: &Credential,
     client_options: ClientOptions,
 ) -> azure_core::Result<Arc<dyn TokenCredential>> {
@@ -91,11 +111,25 @@ fn source(
             Secret::new(secret.expose().to_owned()),
             Some(ClientSecretCredentialOptions { client_options }),
         )?,
+        Credential::Certificate(pem) => {
+            let audience = format!("{}{tenant}/oauth2/v2.0/token", app.authority);
+            let signed = Signer::read(pem.expose()).and_then(|key| key.assertion(&client_id, &audience));
+            ClientAssertionCredential::new(
+                tenant,
+                client_id,
+                Assertion(signed.map_err(refuse)?),
+                Some(ClientAssertionCredentialOptions { client_options }),
+            )?
+        }
         Credential::Node => {
             let text = "an application needs a credential of its own";
-            return Err(azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, text));
+            return Err(refuse(text));
         }
     })
+}
+
+fn refuse(text: &'static str) -> azure_core::Error {
+    azure_core::Error::with_message(azure_core::error::ErrorKind::Credential, text)
 }
 
 /// When a session is no longer used: some time before its token ends.
@@ -119,7 +153,7 @@ fn claims(credential: &Credential) -> Claims {
     payload.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
 
-fn session(client_id: &str, claims: &Claims, token: &AccessToken) -> Login<Session> {
+fn session(app: &App, claims: &Claims, token: &AccessToken) -> Login<Session> {
     let now = std::time::SystemTime::now();
     let unix = now.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let ends = u64::try_from(token.expires_on.unix_timestamp()).unwrap_or(0);
@@ -130,44 +164,68 @@ fn session(client_id: &str, claims: &Claims, token: &AccessToken) -> Login<Sessi
     }
     // Lengths keep two texts from looking like two others.
     let Claims { iss, sub, .. } = claims;
-    let principal = format!("app {client_id} {} {iss} {} {sub}", iss.len(), sub.len());
+    let principal = format!("app {} {} {} {iss} {} {sub}", app.tenant, app.client_id, iss.len(), sub.len());
     Login { session: Session { token: SecretText::new(token.token.secret().to_owned()) }, principal, lasts }
 }
 
-/// The refusal of the login service, with what it was told (tracker T04).
-fn explain(wire: &Wire, app: &App, credential: &Credential, claims: &Claims, said: &str) -> Problem {
-    let name = match credential {
-        Credential::Token(_) => "ClientAssertionCredential",
-        Credential::Password(_) | Credential::Node => "ClientSecretCredential",
-    };
-    match wire.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        Some(Last::Failed(failure)) => errors::transport(&format!("{name} authentication failed"), &failure),
-        Some(Last::Answered { status, wait }) if status >= 500 || status == 429 || status == 408 => {
-            let kind = if status == 429 { Kind::Throttled } else { Kind::Unavailable };
-            Problem::new(kind, format!("{name} authentication failed. RESPONSE {status}"))
-                .hint("the login service is in trouble; the kubelet will try again")
-                .retry(Retry::After(wait))
-        }
-        Some(Last::Answered { status, .. }) => refused(status, app, credential, claims, said),
-        None => Problem::new(Kind::Unauthenticated, said.to_owned()),
-    }
+/// A login that failed, with what it presented.
+struct Failed<'a> {
+    app: &'a App<'a>,
+    credential: &'a Credential,
+    claims: &'a Claims,
+    /// Whether it went to the cluster's token proxy.
+    bound: bool,
 }
 
-fn refused(status: u16, app: &App, credential: &Credential, claims: &Claims, said: &str) -> Problem {
-    let App { tenant, client_id } = app;
-    // What a token says is anybody's text until it is accepted.
-    let [iss, sub, aud] = [&claims.iss, &claims.sub, &claims.aud.to_string()].map(|text| errors::clean(text));
-    let hint = match credential {
-        Credential::Token(_) => format!(
-            "create a federated credential on client {client_id} with exactly issuer {iss}, subject {sub}, audience \
-             api://AzureADTokenExchange (the token presented has issuer {iss}, subject {sub}, audience {aud})"
-        ),
-        Credential::Password(_) | Credential::Node => {
-            "check clientid and clientsecret in the Secret behind nodePublishSecretRef".to_owned()
+impl Failed<'_> {
+    /// The refusal of the login service, with what it was told (tracker T04).
+    fn explain(&self, wire: &Wire, said: &str) -> Problem {
+        let name = match self.credential {
+            Credential::Token(_) => "ClientAssertionCredential",
+            Credential::Certificate(_) => "ClientCertificateCredential",
+            Credential::Password(_) | Credential::Node => "ClientSecretCredential",
+        };
+        match wire.last.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Last::Failed(failure)) => errors::transport(
+                &format!("{name} authentication failed"),
+                &failure,
+                "check cloudName, and that this node may reach the login service",
+            ),
+            Some(Last::Answered { status, wait }) if status >= 500 || status == 429 || status == 408 => {
+                let kind = if status == 429 { Kind::Throttled } else { Kind::Unavailable };
+                Problem::new(kind, format!("{name} authentication failed. RESPONSE {status}"))
+                    .hint("the login service is in trouble; the kubelet will try again")
+                    .retry(Retry::After(wait))
+            }
+            Some(Last::Answered { status, .. }) => self.refused(status, said),
+            None => Problem::new(Kind::Unauthenticated, said.to_owned()),
         }
-    };
-    let what = format!("{said}\nRESPONSE {status} (client {client_id}, tenant {tenant})");
-    Problem::new(Kind::Unauthenticated, what).hint(hint)
+    }
+
+    fn refused(&self, status: u16, said: &str) -> Problem {
+        let App { tenant, client_id, .. } = self.app;
+        let Claims { iss, sub, aud, .. } = self.claims;
+        // What a token says is anybody's text until it is accepted.
+        let [iss, sub, aud] = [iss, sub, &aud.to_string()].map(|text| errors::clean(text));
+        let hint = match self.credential {
+            Credential::Token(_) if self.bound => format!(
+                "let {sub} use-managed-identity on the resource {client_id} of API group cid.wi.aks.azure.com, and bind \
+                 the identity to this cluster (the token presented has audience {aud})"
+            ),
+            Credential::Token(_) => format!(
+                "create a federated credential on client {client_id} with exactly issuer {iss}, subject {sub}, audience \
+                 api://AzureADTokenExchange (the token presented has issuer {iss}, subject {sub}, audience {aud})"
+            ),
+            Credential::Certificate(_) => format!(
+                "add the certificate in the Secret behind nodePublishSecretRef to client {client_id}, or check clientid"
+            ),
+            Credential::Password(_) | Credential::Node => {
+                "check clientid and clientsecret in the Secret behind nodePublishSecretRef".to_owned()
+            }
+        };
+        let what = format!("{said}\nRESPONSE {status} (client {client_id}, tenant {tenant})");
+        Problem::new(Kind::Unauthenticated, what).hint(hint)
+    }
 }
 
 /// The pod's token as an assertion.
@@ -194,8 +252,18 @@ enum Last {
 
 /// Our client as the crate's transport, for one login.
 struct Wire {
-    http: Http,
+    entra: Entra,
     last: Mutex<Option<Last>>,
+}
+
+impl Wire {
+    /// The address to ask: the crate's, or the same path below the proxy's.
+    fn address(&self, url: &str) -> String {
+        let Some(proxy) = &self.entra.proxy else { return url.to_owned() };
+        let path = url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        let base = proxy.to_string();
+        format!("{}{}", base.trim_end_matches('/'), path.unwrap_or("/"))
+    }
 }
 
 impl fmt::Debug for Wire {
@@ -208,15 +276,15 @@ impl fmt::Debug for Wire {
 impl HttpClient for Wire {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
         let broken = |text: String| azure_core::Error::with_message(azure_core::error::ErrorKind::Io, text);
-        let mut builder =
-            http::Request::builder().method(request.method().as_ref()).uri(request.url().as_str());
+        let url = self.address(request.url().as_str());
+        let mut builder = http::Request::builder().method(request.method().as_ref()).uri(url);
         for (name, value) in request.headers().iter() {
             builder = builder.header(name.as_str(), value.as_str());
         }
         let Body::Bytes(body) = request.body() else { return Err(broken("a login sends no stream".into())) };
         let request = builder.body(Bytes::clone(body)).map_err(|error| broken(error.to_string()))?;
         let note = |last| *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
-        match self.http.send(request).await {
+        match self.entra.http.send(request).await {
             Ok(answer) => {
                 let status = answer.status.as_u16();
                 note(Last::Answered { status, wait: errors::retry_after(&answer.headers) });

@@ -32,9 +32,25 @@ struct Inner {
 /// Longest text of a store that is passed on.
 const MOST_MESSAGE: usize = 600;
 
+/// What a request needs of the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Right {
+    /// The content of an object.
+    Get,
+    /// Its versions.
+    List,
+}
+
+/// What was asked, for the words about who must grant what.
+pub(super) struct Wanted {
+    pub(super) kind: ObjectKind,
+    pub(super) right: Right,
+    pub(super) hsm: bool,
+}
+
 /// An answer of Key Vault that is not a success.
 pub(super) fn vault(
-    kind: ObjectKind,
+    wanted: &Wanted,
     url: &str,
     status: StatusCode,
     headers: &HeaderMap,
@@ -50,7 +66,7 @@ pub(super) fn vault(
     }
     let (problem, hint) = match status.as_u16() {
         401 => (Kind::Unauthenticated, "check tenantID and that the vault belongs to that tenant".to_owned()),
-        403 => (Kind::Denied, refused(kind, &innererror.code)),
+        403 => (Kind::Denied, refused(wanted, &innererror.code)),
         404 => (Kind::NotFound, "check name and version of the object, and keyvaultName".to_owned()),
         429 => {
             (Kind::Throttled, "too many requests reach this vault; spread them or split the vault".to_owned())
@@ -79,11 +95,17 @@ fn word(text: &str) -> String {
 }
 
 /// What an administrator must grant (tracker T07).
-fn refused(kind: ObjectKind, inner: &str) -> String {
-    let (role, right) = match kind {
-        ObjectKind::Secret => ("Key Vault Secrets User", "get on secrets"),
-        ObjectKind::Key => ("Key Vault Crypto User", "get on keys"),
-        ObjectKind::Certificate => ("Key Vault Certificate User", "get on certificates"),
+fn refused(wanted: &Wanted, inner: &str) -> String {
+    let folder = wanted.kind.folder();
+    let role = match wanted.kind {
+        _ if wanted.hsm => "Managed HSM Crypto User",
+        ObjectKind::Secret => "Key Vault Secrets User",
+        ObjectKind::Key => "Key Vault Crypto User",
+        ObjectKind::Certificate => "Key Vault Certificate User",
+    };
+    let right = match wanted.right {
+        Right::Get => format!("get on {folder}"),
+        Right::List => format!("list on {folder}, which objectVersionHistory needs besides get,"),
     };
     match inner {
         "ForbiddenByFirewall" => {
@@ -91,7 +113,7 @@ fn refused(kind: ObjectKind, inner: &str) -> String {
              networking"
                 .to_owned()
         }
-        "ForbiddenByRbac" => format!("grant the identity the role {role} on this vault"),
+        "ForbiddenByRbac" => format!("grant the identity the role {role} ({right}) on this vault"),
         "ForbiddenByPolicy" => format!("add {right} for the identity to the vault's access policy"),
         "SecretDisabled" => "enable this version, or name another".to_owned(),
         _ => format!("grant {right} (role {role})"),
@@ -109,18 +131,29 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     asked.map(|wait| wait.min(Duration::from_secs(3600)))
 }
 
-/// No answer at all.
-pub(super) fn transport(what: &str, failure: &Failure) -> Problem {
+/// No answer from a vault at all.
+pub(super) fn no_vault(what: &str, failure: &Failure) -> Problem {
+    transport(what, failure, "check keyvaultName, cloudName and the private DNS zone")
+}
+
+/// No answer at all; `name` is what to check where the host's name leads nowhere (tracker T03).
+pub(super) fn transport(what: &str, failure: &Failure, name: &str) -> Problem {
     let hint = match failure.kind {
-        FailureKind::NoSuchHost | FailureKind::Resolver => {
-            "DNS gave no such name; check keyvaultName, cloudName and the private DNS zone"
+        FailureKind::NoSuchHost => format!("DNS has no such name; {name}"),
+        FailureKind::Resolver => format!("DNS gave no answer for this name; check the resolver of this node, {name}"),
+        FailureKind::Refused => {
+            "the host refuses the connection: check network, firewall and private endpoint, and what listens there".to_owned()
         }
-        FailureKind::Refused | FailureKind::ConnectTimeout => "check network, firewall and private endpoint",
-        FailureKind::Silent => "the network or the store swallows requests; check both",
-        FailureKind::Tls | FailureKind::Roots => "check the CA certificates of this node (SSL_CERT_FILE)",
-        FailureKind::Proxy => "check HTTPS_PROXY and NO_PROXY",
+        FailureKind::ConnectTimeout => {
+            "nothing answers at this address: check network, firewall and private endpoint".to_owned()
+        }
+        FailureKind::Silent => "the network or the store swallows requests; check both".to_owned(),
+        FailureKind::Tls | FailureKind::Roots => {
+            "check the CA certificates of this node (SSL_CERT_FILE)".to_owned()
+        }
+        FailureKind::Proxy => "check HTTPS_PROXY and NO_PROXY".to_owned(),
         FailureKind::TooLarge | FailureKind::Closed | FailureKind::Protocol => {
-            "check what stands between this node and the store"
+            "check what stands between this node and the store".to_owned()
         }
     };
     let retry = match failure.kind {
@@ -135,4 +168,36 @@ pub(super) fn transport(what: &str, failure: &Failure) -> Problem {
         _ => "",
     };
     Problem::new(kind, format!("{what}: {dial}{failure}")).hint(hint).retry(retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t03_every_kind_of_silence_has_its_own_words() {
+        let words = |kind, detail: &str| {
+            let failure = Failure {
+                kind,
+                host: "shopkv.vault.azure.net".into(),
+                address: Some("192.0.2.7:443".parse().unwrap()),
+                after: Duration::from_secs(5),
+                detail: detail.into(),
+            };
+            no_vault("Get \"x\"", &failure).to_string()
+        };
+        let silent = words(FailureKind::ConnectTimeout, "no answer to the connection attempt");
+        for fragment in ["192.0.2.7:443", "no answer", "5.0 s", "network, firewall"] {
+            assert!(silent.contains(fragment), "{fragment}: {silent}");
+        }
+        let refused = words(FailureKind::Refused, "cannot connect: Connection refused");
+        let unknown = words(FailureKind::NoSuchHost, "no such host");
+        let resolver = words(FailureKind::Resolver, "the name was not resolved in time");
+        assert!(refused.contains("refuses the connection") && !refused.contains("DNS"), "{refused}");
+        assert!(unknown.contains("DNS has no such name") && unknown.contains("keyvaultName"), "{unknown}");
+        assert!(resolver.contains("DNS gave no answer") && resolver.contains("resolver"), "{resolver}");
+        for text in [&unknown, &resolver] {
+            assert!(text.contains("dial tcp: lookup shopkv.vault.azure.net"), "{text}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use http::Request;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Login, Session, entra, errors};
+use super::{Login, MachineId, Session, entra, errors};
 use crate::error::{Kind, Problem, Retry};
 use crate::http::Http;
 use crate::secret::SecretText;
@@ -28,53 +28,65 @@ struct Answer {
     expires_on: String,
 }
 
+impl MachineId {
+    /// Its words in a request, and in texts.
+    fn query(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::System => None,
+            Self::Client(id) => Some(("client_id", id)),
+            Self::Object(id) => Some(("object_id", id)),
+            Self::Resource(id) => Some(("msi_res_id", id)),
+        }
+    }
+}
+
 /// Logs in as the machine.
-pub(super) async fn login(
-    http: &Http,
-    client_id: Option<&str>,
-    resource: &str,
-) -> Result<Login<Session>, Problem> {
-    let (token, life) = token(http, client_id, resource).await?;
-    let principal = format!("machine {}", client_id.unwrap_or("system"));
+pub(super) async fn login(http: &Http, id: &MachineId, resource: &str) -> Result<Login<Session>, Problem> {
+    let (token, life) = token(http, id, resource).await?;
+    let principal = match id.query() {
+        None => "machine system".to_owned(),
+        Some((name, id)) => format!("machine {name} {id}"),
+    };
     Ok(Login { session: Session { token }, principal, lasts: entra::renew_after(life) })
 }
 
-/// Asks for a token of the identity with `client_id`, or of the system-assigned one, for `resource`.
-async fn token(
-    http: &Http,
-    client_id: Option<&str>,
-    resource: &str,
-) -> Result<(SecretText, Duration), Problem> {
+/// Asks for a token of one of the machine's identities for `resource`.
+async fn token(http: &Http, id: &MachineId, resource: &str) -> Result<(SecretText, Duration), Problem> {
     let encode = |text| utf8_percent_encode(text, RESERVED);
     let mut url = format!("{ENDPOINT}&resource={}", encode(resource));
-    if let Some(id) = client_id {
-        url.push_str(&format!("&client_id={}", encode(id)));
+    if let Some((name, id)) = id.query() {
+        url.push_str(&format!("&{name}={}", encode(id)));
     }
     let request = Request::get(&url)
         .header("metadata", "true")
         .body(Bytes::new())
         .map_err(|error| Problem::config(format!("{NAME} {error}")))?;
     let answer = http.send(request).await.map_err(|failure| {
-        errors::transport(NAME, &failure).hint(
+        errors::transport(NAME, &failure, "").hint(
             "the metadata service of the node does not answer: the pod of keyferry needs hostNetwork or a route to \
              169.254.169.254",
         )
     })?;
     let status = answer.status.as_u16();
     if status != 200 {
-        return Err(refused(client_id, status, errors::retry_after(&answer.headers)));
+        return Err(refused(id, status, errors::retry_after(&answer.headers)));
     }
     let Answer { access_token, expires_on } = serde_json::from_slice(answer.body.expose()).map_err(|_| {
         Problem::new(Kind::Unavailable, format!("{NAME} the answer of the metadata service cannot be read"))
             .retry(Retry::After(None))
     })?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let ends: u64 = expires_on.trim().parse().unwrap_or(now);
-    Ok((access_token, Duration::from_secs(ends.saturating_sub(now))))
+    Ok((access_token, until(expires_on.trim())))
 }
 
-fn refused(client_id: Option<&str>, status: u16, wait: Option<Duration>) -> Problem {
-    let client = client_id.unwrap_or("system-assigned");
+/// Time to a moment given in seconds since 1970.
+pub(super) fn until(ends: &str) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let ends: u64 = ends.parse().unwrap_or(now);
+    Duration::from_secs(ends.saturating_sub(now))
+}
+
+fn refused(id: &MachineId, status: u16, wait: Option<Duration>) -> Problem {
+    let client = id.query().map_or("system-assigned", |(_, id)| id);
     let what = format!(
         "{NAME}\nGET http://169.254.169.254/metadata/identity/oauth2/token\nRESPONSE {status} (client {client})"
     );
@@ -90,8 +102,8 @@ fn refused(client_id: Option<&str>, status: u16, wait: Option<Duration>) -> Prob
             what.replacen(NAME, &format!("{NAME} the requested identity isn't assigned to this resource"), 1),
         )
         .hint(
-            "assign the identity to the virtual machine scale set of this node, and give its client id (not object or \
-             resource id) as userAssignedIdentityID",
+            "assign the identity to the virtual machine scale set of this node, and give its client id as \
+             userAssignedIdentityID (userAssignedIdentityObjectID and userAssignedIdentityResourceID take its other ids)",
         ),
     }
 }

@@ -15,8 +15,9 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{Backend, Login};
 use crate::call::Call;
-use crate::error::{Kind, Problem, Problems};
-use crate::plan::{Credential, Form, Plan, Reading};
+use crate::entry::Dialect;
+use crate::error::{Kind, Problem};
+use crate::plan::{Account, Credential, Form, Plan, Reading};
 use crate::policy::Reach;
 use crate::secret::SecretBytes;
 
@@ -45,12 +46,26 @@ pub struct Read {
 impl Backend for Local {
     const NAME: &'static str = "local";
     const ERROR_PREFIX: &'static str = "";
+    const DIALECT: Dialect = Dialect { parameters: &params::PARAMETERS, entry: &params::ENTRY, array: false };
     type Target = ();
     type Read = Read;
     type Session = ();
 
-    fn plan(&self, call: &Call) -> Result<Plan<Self>, Problems> {
+    fn plan(&self, call: &Call) -> (Plan<Self>, Vec<Problem>) {
         params::plan(call)
+    }
+
+    fn explain(&self, plan: &Plan<Self>) -> Account {
+        let request = |read: &Read| match read.version {
+            Some(version) => format!("read {}/{version} below --local-root", read.name),
+            None => format!("read {} below --local-root, the newest version if it is a folder", read.name),
+        };
+        Account {
+            identity: "the node: whoever may mount the class reads these files".to_owned(),
+            logins: Vec::new(),
+            requests: plan.reads.iter().map(request).collect(),
+            permissions: vec!["the server's user reads the files".to_owned()],
+        }
     }
 
     fn reach(plan: &Plan<Self>) -> Reach {

@@ -2,39 +2,60 @@
 
 use super::{Local, Read};
 use crate::call::Call;
-use crate::entry::{Entry, nearest};
-use crate::error::{Problem, Problems, Spot};
+use crate::entry::{Entry, Field, names, nearest, unknown_parameters};
+use crate::error::{Problem, Spot};
 use crate::path::{Mode, RelPath};
 use crate::plan::{Credential, Only, Output, Plan, Step, check_paths};
-use crate::yaml::{self, Content, Node};
+use crate::yaml::{self, Content, Node, Within};
 
-const PARAMETERS: &[&str] = &["objects", "maxAge", "lastGoodMaxAge"];
-const FIELDS: &[&str] = &["name", "path", "version", "key", "decode", "mode", "optional", "default"];
+static PARAMETER_NAMES: [&str; PARAMETERS.len()] = names(&PARAMETERS);
+static ENTRY_NAMES: [&str; ENTRY.len()] = names(&ENTRY);
+
+/// Parameters of a class.
+pub(super) const PARAMETERS: [Field; 3] = [
+    Field::own("objects", "YAML", "required", "The entries."),
+    Field::own(
+        "maxAge",
+        "`30s`, `5m`, `1h`, `0` and the like",
+        "`--repeat-max-age`",
+        "Age that a value may have in a later mount of the same volume.",
+    ),
+    Field::own(
+        "lastGoodMaxAge",
+        "`5m`, `30m`, `1h`, `0` and the like",
+        "`--last-good-default`",
+        "Age that a value may have while the store is down; at most `--last-good-max-age`.",
+    ),
+];
+
+/// Fields of an entry.
+pub(super) const ENTRY: [Field; 8] = [
+    Field::own(
+        "name",
+        "clean relative path",
+        "required",
+        "File below the root, or a folder of numbered files.",
+    ),
+    Field::own("path", "clean relative path", "`name`", "File in the volume; may lie in folders."),
+    Field::own("version", "whole number, or `latest`", "the newest", "Which file of a folder."),
+    Field::own("key", "path of a member", "-", "Member of a JSON or YAML value."),
+    Field::own("decode", "`base64`, `base64url`, `hex`", "-", "How the value is decoded."),
+    Field::own("mode", "octal digits", "the caller's, mostly `0644`", "Mode of the file; quote it."),
+    Field::own("optional", "boolean", "`false`", "Whether the file may be missing."),
+    Field::own("default", "any text", "-", "What stands in for a missing file."),
+];
+
 const DECODINGS: &[&str] = &["base64", "base64url", "hex"];
 
-pub(super) fn plan(call: &Call) -> Result<Plan<Local>, Problems> {
+pub(super) fn plan(call: &Call) -> (Plan<Local>, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut plan = Plan {
-        target: (),
-        credential: Credential::Node,
-        login_at: "local".to_owned(),
-        read_at: "local".to_owned(),
-        reads: Vec::new(),
-        outputs: Vec::new(),
-        warnings: Vec::new(),
-    };
-    for key in call.parameters.keys().filter(|key| !PARAMETERS.contains(key)) {
-        let near = nearest(key, PARAMETERS);
-        plan.warnings.push(format!("parameter {key:?} is unknown and ignored{near}"));
-    }
+    let mut plan = Plan::new((), Credential::Node, "local".to_owned(), "local".to_owned());
+    plan.warnings = unknown_parameters(&call.parameters, &PARAMETER_NAMES);
     for (index, node) in entries(call, &mut problems).iter().enumerate() {
         entry(&mut plan, node, index, &mut problems);
     }
-    problems.extend(check_paths(&plan.outputs, true, &mut plan.warnings));
-    match Problems::some(problems) {
-        Some(problems) => Err(problems),
-        None => Ok(plan),
-    }
+    problems.extend(check_paths(plan.outputs.iter(), None));
+    (plan, problems)
 }
 
 const SAMPLE: &str = "write objects as a list, such as\n- name: db-password\n  path: creds/password";
@@ -48,13 +69,13 @@ fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<Node> {
         Ok(Some(node)) => {
             problems.push(
                 Problem::config(format!("objects is a {}, not a list", node.kind()))
-                    .at(Spot { field: "objects".into(), line: Some(node.place.line) })
+                    .at(Spot::at("objects", node.place))
                     .hint(SAMPLE),
             );
             return Vec::new();
         }
         Err(error) => {
-            let spot = Spot { field: "objects".into(), line: error.place.map(|place| place.line) };
+            let spot = Spot { field: "objects".into(), place: error.place };
             problems.push(Problem::config(format!("objects cannot be read: {error}")).at(spot).hint(SAMPLE));
             return Vec::new();
         }
@@ -68,13 +89,13 @@ fn entries(call: &Call, problems: &mut Vec<Problem>) -> Vec<Node> {
 }
 
 fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<Problem>) {
-    let entry = Entry::new(node, format!("objects[{index}]"), 0, FIELDS);
+    let entry = Entry::new(node, format!("objects[{index}]"), Within::whole(), &ENTRY_NAMES);
     if !matches!(node.content, Content::Map(_)) {
         let found = format!("entry is a {}, not a mapping", node.kind());
         problems.push(Problem::config(found).at(entry.spot()).hint(SAMPLE));
         return;
     }
-    plan.warnings.extend(entry.unknown().into_iter().map(|(spot, text)| format!("{}: {text}", spot.field)));
+    plan.warnings.extend(entry.unknown());
     let name = entry.text("name", problems);
     if let Err(rule) = RelPath::new(&name) {
         let what =
@@ -89,6 +110,7 @@ fn entry(plan: &mut Plan<Local>, node: &Node, index: usize, problems: &mut Vec<P
     let key = entry.text("key", problems);
     let path = path(&entry, &name, problems);
     let mode = mode(&entry, "mode", problems);
+    plan.warnings.extend(entry.unreadable("mode", mode));
     let steps = steps(&entry, &key, problems);
     let missing = entry.missing(problems);
     let Some(path) = path else { return };

@@ -32,7 +32,12 @@ pub fn capture() {
     });
 }
 
-/// What was logged so far.
-pub fn text() -> String {
-    String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned()
+/// How much was logged so far.
+pub fn mark() -> usize {
+    LOG.lock().unwrap().len()
+}
+
+/// What was logged since `mark`.
+pub fn since(mark: usize) -> String {
+    String::from_utf8_lossy(&LOG.lock().unwrap()[mark..]).into_owned()
 }

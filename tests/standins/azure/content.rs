@@ -26,6 +26,10 @@ pub struct Store {
     pub identities: Vec<Identity>,
     /// The vaults.
     pub vaults: Vec<VaultContent>,
+    /// Annotations of service accounts, by `NAMESPACE/NAME`.
+    pub service_accounts: BTreeMap<String, BTreeMap<String, String>>,
+    /// Client ids of pods for the pod identity service, by `NAMESPACE/NAME`.
+    pub pods: BTreeMap<String, String>,
 }
 
 /// An identity that Entra knows.
@@ -40,6 +44,10 @@ pub struct Identity {
     pub federated: Vec<Federated>,
     /// Its passwords.
     pub client_secrets: Vec<String>,
+    /// Certificates it may sign assertions with, in PEM.
+    pub certificates: Vec<String>,
+    /// Subjects of service accounts that the cluster's token proxy lets use it.
+    pub bound: Vec<String>,
     /// Whether the machine has it.
     pub managed: Option<Managed>,
     /// The resource id of a user-assigned identity.
@@ -84,6 +92,18 @@ impl Identity {
     /// Gives it a password.
     pub fn client_secret(mut self, secret: &str) -> Self {
         self.client_secrets.push(secret.to_owned());
+        self
+    }
+
+    /// Lets it sign with the key of a certificate.
+    pub fn certificate(mut self, pem: &str) -> Self {
+        self.certificates.push(pem.to_owned());
+        self
+    }
+
+    /// Lets a service account use it through the token proxy.
+    pub fn bound(mut self, namespace: &str, account: &str) -> Self {
+        self.bound.push(format!("system:serviceaccount:{namespace}:{account}"));
         self
     }
 
@@ -425,11 +445,19 @@ pub(super) struct Content {
     pub(super) identities: Vec<Identity>,
     /// By host.
     pub(super) vaults: HashMap<String, Vault>,
+    pub(super) service_accounts: BTreeMap<String, BTreeMap<String, String>>,
+    pub(super) pods: BTreeMap<String, String>,
 }
 
 impl Default for Content {
     fn default() -> Self {
-        Self { tenant: TENANT.to_owned(), identities: Vec::new(), vaults: HashMap::new() }
+        Self {
+            tenant: TENANT.to_owned(),
+            identities: Vec::new(),
+            vaults: HashMap::new(),
+            service_accounts: BTreeMap::new(),
+            pods: BTreeMap::new(),
+        }
     }
 }
 
@@ -461,6 +489,8 @@ impl Content {
             self.tenant = tenant;
         }
         store.identities.into_iter().for_each(|identity| self.identity(identity));
+        self.service_accounts.extend(store.service_accounts);
+        self.pods.extend(store.pods);
         for content in store.vaults {
             let host = host_of(&content.name);
             let vault = self.vault(&host);

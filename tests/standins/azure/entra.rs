@@ -2,10 +2,16 @@
 
 use std::sync::atomic::Ordering;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::request::Parts;
+use ring::{digest, signature};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::super::issuer::{Flaw, uid};
+use super::super::issuer::{Flaw, decode, uid};
 use super::super::serve::{Reply, pairs, value};
 use super::content::{AUDIENCE, Content, Identity};
 use super::{CLOUDS, Shared, access};
@@ -146,7 +152,10 @@ fn token(
             }
         }
         (None, Some(assertion)) if value(form, "client_assertion_type") == Some(ASSERTION) => {
-            federated(shared, identity, assertion)?;
+            match certificate_of(assertion) {
+                Some(header) => signed(shared, content, identity, &header, assertion)?,
+                None => federated(shared, identity, assertion)?,
+            }
         }
         _ => {
             let text = "The request body must contain the following parameter: 'client_assertion' or 'client_secret'.";
@@ -166,6 +175,70 @@ fn token(
 pub(super) fn known_resource(resource: &str) -> bool {
     let host = resource.trim_end_matches('/').strip_prefix("https://");
     host.is_some_and(|host| CLOUDS.iter().any(|(suffix, _)| *suffix == host))
+}
+
+/// The header of an assertion that names a certificate.
+fn certificate_of(assertion: &str) -> Option<Value> {
+    let header: Value = decode(assertion.split('.').next()?).ok()?;
+    let named = ["x5t#S256", "x5t"].iter().any(|name| header[name].is_string());
+    named.then_some(header)
+}
+
+/// Whether a certificate is the one that a header names.
+fn named(header: &Value, der: &CertificateDer) -> bool {
+    [("x5t#S256", &digest::SHA256), ("x5t", &digest::SHA1_FOR_LEGACY_USE_ONLY)].iter().any(|(name, hash)| {
+        // Some clients write the padding that the form does not have.
+        let thumbprint = header[name].as_str().map(|text| text.trim_end_matches('='));
+        thumbprint == Some(URL_SAFE_NO_PAD.encode(digest::digest(hash, der)).as_str())
+    })
+}
+
+/// Checks an assertion that the application signed itself.
+fn signed(
+    shared: &Shared,
+    content: &Content,
+    identity: &Identity,
+    header: &Value,
+    assertion: &str,
+) -> Result<(), Refusal> {
+    let refuse = |number, text: &str| Err(Refusal(401, "invalid_client", number, text.to_owned()));
+    let mut ders =
+        identity.certificates.iter().filter_map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()).ok());
+    let Some(der) = ders.find(|der| named(header, der)) else {
+        return refuse(
+            700_027,
+            "The certificate with identifier used to sign the client assertion is not registered on application.",
+        );
+    };
+    let algorithm = match header["alg"].as_str() {
+        Some("PS256") => &signature::RSA_PSS_2048_8192_SHA256,
+        Some("RS256") => &signature::RSA_PKCS1_2048_8192_SHA256,
+        _ => return refuse(700_027, "The algorithm of the client assertion is not supported."),
+    };
+    let (_, certificate) = X509Certificate::from_der(&der).expect("a certificate of a test");
+    let key = certificate.public_key().subject_public_key.data.to_vec();
+    let (text, proof) = assertion.rsplit_once('.').unwrap_or_default();
+    let proof = URL_SAFE_NO_PAD.decode(proof).unwrap_or_default();
+    if signature::UnparsedPublicKey::new(algorithm, key).verify(text.as_bytes(), &proof).is_err() {
+        return refuse(700_027, "Client assertion failed signature validation.");
+    }
+    let claims: Value = decode(text.split('.').nth(1).unwrap_or_default()).unwrap_or_default();
+    let client = Some(identity.client_id.as_str());
+    let ours = claims["iss"].as_str() == client && claims["sub"].as_str() == client;
+    let path = format!("/{}/oauth2/v2.0/token", content.tenant);
+    let audience = claims["aud"].as_str().and_then(|aud| aud.strip_suffix(&path));
+    let now = shared.clock.now();
+    // Some clients write fractions of a second, and no time to start from.
+    let now = std::time::Duration::from_secs(now).as_secs_f64();
+    let timely = claims["nbf"].as_f64().is_none_or(|nbf| nbf <= now)
+        && claims["exp"].as_f64().is_some_and(|exp| exp > now);
+    let audience =
+        audience.is_some_and(|host| CLOUDS.iter().any(|(_, known)| host == format!("https://{known}")));
+    if ours && audience && timely && claims["jti"].is_string() {
+        Ok(())
+    } else {
+        refuse(700_021, "Client assertion contains an invalid claim.")
+    }
 }
 
 fn federated(shared: &Shared, identity: &Identity, assertion: &str) -> Result<(), Refusal> {

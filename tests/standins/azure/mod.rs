@@ -4,6 +4,7 @@
 //! that the services do not have is remembered: the handle panics when dropped with such a request.
 
 mod access;
+pub mod cluster;
 pub mod content;
 pub mod control;
 mod entra;
@@ -39,11 +40,14 @@ pub const TENANT: &str = "22222222-2222-4222-8222-222222222222";
 pub const CLIENT: &str = "11111111-1111-4111-8111-111111111111";
 
 /// Suffixes of vaults, and the host that gives tokens for them.
-const CLOUDS: [(&str, &str); 4] = [
+const CLOUDS: [(&str, &str); 7] = [
     ("vault.azure.net", "login.microsoftonline.com"),
+    ("managedhsm.azure.net", "login.microsoftonline.com"),
     ("vault.usgovcloudapi.net", "login.microsoftonline.us"),
     ("vault.azure.cn", "login.chinacloudapi.cn"),
+    ("vault.microsoftazure.de", "login.microsoftonline.de"),
     ("vault.lab.example", "login.lab.example"),
+    ("vault.other.example", "login.other.example"),
 ];
 const METADATA: &str = "169.254.169.254";
 
@@ -55,6 +59,10 @@ pub struct Options {
     pub vault: SocketAddr,
     /// The metadata service's listener.
     pub imds: SocketAddr,
+    /// The listener of API server and token proxy.
+    pub cluster: SocketAddr,
+    /// The pod identity service's listener.
+    pub pod_identity: SocketAddr,
     /// A listener for changes from outside the process.
     pub control: Option<SocketAddr>,
     /// Whether HTTP/2 is left out of what the TLS listeners offer.
@@ -72,6 +80,8 @@ impl Default for Options {
             entra: any,
             vault: any,
             imds: any,
+            cluster: any,
+            pod_identity: any,
             control: None,
             http1_only: false,
             latency: Duration::ZERO,
@@ -85,6 +95,8 @@ enum Service {
     Entra,
     Vault,
     Imds,
+    Cluster,
+    PodIdentity,
 }
 
 /// What the listeners share.
@@ -108,6 +120,8 @@ pub struct AzureStandIn {
     entra: SocketAddr,
     vault: SocketAddr,
     imds: SocketAddr,
+    cluster: SocketAddr,
+    pod_identity: SocketAddr,
     control: Option<SocketAddr>,
     ca_pem: String,
     tasks: Vec<JoinHandle<()>>,
@@ -138,12 +152,18 @@ impl AzureStandIn {
         let connections = Arc::new(AtomicU64::new(0));
         let mut tasks = Vec::new();
         let mut bound = Vec::new();
-        let services =
-            [(options.entra, Service::Entra), (options.vault, Service::Vault), (options.imds, Service::Imds)];
+        let services = [
+            (options.entra, Service::Entra),
+            (options.vault, Service::Vault),
+            (options.imds, Service::Imds),
+            (options.cluster, Service::Cluster),
+            (options.pod_identity, Service::PodIdentity),
+        ];
         for (address, service) in services {
             let listener = TcpListener::bind(address).await?;
             bound.push(listener.local_addr()?);
-            let tls = (service != Service::Imds).then(|| lab.config());
+            let plain = matches!(service, Service::Imds | Service::PodIdentity);
+            let tls = (!plain).then(|| lab.config());
             let (shared, connections) = (shared.clone(), connections.clone());
             tasks.push(tokio::spawn(async move {
                 let handler = move |number, request| answer(shared.clone(), service, number, request);
@@ -160,8 +180,18 @@ impl AzureStandIn {
                 match listen(listener, None, Arc::default(), handler).await {}
             }));
         }
-        let (entra, vault, imds) = (bound[0], bound[1], bound[2]);
-        Ok(Self { shared, entra, vault, imds, control, ca_pem: lab.ca_pem().to_owned(), tasks })
+        let [entra, vault, imds, cluster, pod_identity] = bound.try_into().expect("five listeners");
+        Ok(Self {
+            shared,
+            entra,
+            vault,
+            imds,
+            cluster,
+            pod_identity,
+            control,
+            ca_pem: lab.ca_pem().to_owned(),
+            tasks,
+        })
     }
 
     /// Starts one with defaults: nothing in it, loopback, ports of the system's choice.
@@ -173,6 +203,8 @@ impl AzureStandIn {
     pub fn connect_to(&self) -> Vec<(String, SocketAddr)> {
         let mut list: Vec<_> = CLOUDS.iter().map(|(_, host)| ((*host).to_owned(), self.entra)).collect();
         list.push((format!("{METADATA}:80"), self.imds));
+        list.push((cluster::HOST.to_owned(), self.cluster));
+        list.push(("localhost:2579".to_owned(), self.pod_identity));
         list.extend(self.shared.content.read().unwrap().vaults.keys().map(|host| (host.clone(), self.vault)));
         list
     }
@@ -205,6 +237,19 @@ impl AzureStandIn {
     /// Adds an identity, or replaces the one of its client id.
     pub fn identity(&self, identity: Identity) {
         self.shared.content.write().unwrap().identity(identity);
+    }
+
+    /// Sets the annotations of a service account.
+    pub fn service_account(&self, namespace: &str, name: &str, annotations: &[(&str, &str)]) {
+        let annotations = annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut content = self.shared.content.write().unwrap();
+        content.service_accounts.insert(format!("{namespace}/{name}"), annotations);
+    }
+
+    /// Binds an identity to a pod, for the pod identity service.
+    pub fn pod(&self, namespace: &str, name: &str, client: &str) {
+        let mut content = self.shared.content.write().unwrap();
+        content.pods.insert(format!("{namespace}/{name}"), client.to_owned());
     }
 
     /// Gives a vault by its name in the public cloud or its host; a new one is made.
@@ -376,6 +421,8 @@ impl Shared {
             Service::Entra => self.unexpected(parts, host, Reply::new(404, "")),
             Service::Vault => vault::answer(self, parts, host),
             Service::Imds => imds::answer(self, parts, host),
+            Service::Cluster => cluster::answer(self, parts, host, body),
+            Service::PodIdentity => cluster::pod_identity(self, parts, host),
         }
     }
 
@@ -396,6 +443,7 @@ impl Shared {
                 };
                 Reply::json(status, &entra::error_body(self, error, number.unwrap_or(usual), text))
             }
+            (None, Service::Cluster | Service::PodIdentity) => Reply::new(status, "armed"),
             (None, Service::Imds) => {
                 let error =
                     code.unwrap_or(if status == 429 { "too_many_requests" } else { "internal_error" });
@@ -430,6 +478,8 @@ async fn answer(
         Service::Entra => "entra",
         Service::Vault => "vault",
         Service::Imds => "imds",
+        Service::Cluster => "cluster",
+        Service::PodIdentity => "podIdentity",
     };
     let mut open = shared.log.begin(Logged {
         service: name,
