@@ -730,3 +730,17 @@ async fn t08_an_optional_object_that_appears_is_there_at_the_next_fetch() {
     backend.forget();
     assert_eq!(mount(&backend, ask()).await.unwrap_err().kind(), Kind::Denied);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_a_404_that_key_vault_has_not_written_is_not_missing() {
+    let store = shop().await;
+    let backend = open(&client(&store, |_| true), azure::Settings::default());
+    let objects = "- {objectName: late, objectType: secret, optional: true}\n";
+    let ask = || Ask { parameters: &[("useVMManagedIdentity", "true")], objects, ..Ask::default() };
+    store.fault(Fault::status(404).host("shopkv.vault.azure.net").body("<html>no such page</html>").times(9));
+    let problems = mount(&backend, ask()).await.unwrap_err();
+    assert_eq!(problems.kind(), Kind::Unavailable);
+    has(&problems.to_string(), &["RESPONSE 404", "this is no answer of Key Vault"]);
+    store.clear_faults();
+    assert_eq!(mount(&backend, ask()).await.unwrap().versions[0].1, "absent");
+}

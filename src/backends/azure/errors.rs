@@ -67,6 +67,11 @@ pub(super) fn vault(
     let (problem, hint) = match status.as_u16() {
         401 => (Kind::Unauthenticated, "check tenantID and that the vault belongs to that tenant".to_owned()),
         403 => (Kind::Denied, refused(wanted, &innererror.code)),
+        // Else an optional object would be taken for missing because of a gateway's page.
+        404 if code == "unknown" => (
+            Kind::Unavailable,
+            "this is no answer of Key Vault; check what stands between this node and the store".to_owned(),
+        ),
         404 => (Kind::NotFound, "check name and version of the object, and keyvaultName".to_owned()),
         429 => {
             (Kind::Throttled, "too many requests reach this vault; spread them or split the vault".to_owned())
