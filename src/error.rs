@@ -147,6 +147,8 @@ pub enum Rule {
     Unreadable,
     /// A spelling that works here and nowhere else.
     Spelling,
+    /// No identity in the class, so that every pod has to bring one.
+    Identity,
     /// Anything else.
     Other,
 }
@@ -154,7 +156,7 @@ pub enum Rule {
 impl Rule {
     /// Whether a mount logs it; what may be meant is told by `check` alone.
     pub fn at_mount(self) -> bool {
-        !matches!(self, Self::Unreadable | Self::Spelling)
+        !matches!(self, Self::Unreadable | Self::Spelling | Self::Identity)
     }
 }
 

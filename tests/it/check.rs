@@ -93,6 +93,21 @@ fn t35_modes_that_shut_out_containers_are_told() {
 }
 
 #[test]
+fn t06_a_class_without_an_identity_is_noted() {
+    let class = "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata: {name: c, namespace: n}\nspec:\n  provider: azure\n  parameters:\n    keyvaultName: shopkv\n    tenantId: t\n    objects: |\n      - {objectName: a, objectType: secret}\n";
+    let output = text(class, &["--output", "json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let document = json(&output);
+    let finding = &document["findings"][0];
+    assert_eq!((&finding["level"], &finding["rule"]), (&"note".into(), &"class/identity".into()));
+    for way in ["clientID", "useVMManagedIdentity", "useAzureTokenProxy", "nodePublishSecretRef"] {
+        assert!(finding["text"].as_str().unwrap().contains(way), "{finding}");
+    }
+    let named = class.replace("    tenantId", "    clientID: x\n    tenantId");
+    assert_eq!(json(&text(&named, &["--output", "json"]))["findings"].as_array().unwrap().len(), 0);
+}
+
+#[test]
 fn every_mark_stands_below_something() {
     let document = json(&check(&cases(), &[".", "--output", "json"]));
     let findings = document["findings"].as_array().unwrap();

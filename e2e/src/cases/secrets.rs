@@ -7,10 +7,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use super::manifests::{MOUNT, class_with, entries, machine, pod, pod_with};
 use super::{Case, With, case};
 use crate::cluster::process::{Process, until};
 use crate::cluster::{Cluster, DIRECTORY, LONG};
+use crate::standins::azure::content::ObjectVersion;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -166,6 +170,11 @@ async fn every_type(cluster: Rc<Cluster>) -> Result<String> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = CertificateParams::new(vec!["web.shop".to_owned()])?.self_signed(&key)?;
     vault.secret("bundle", "v1", &(key.serialize_pem() + &certificate.pem()));
+    // A certificate of Key Vault: the PFX comes as base64, and tracker T09 wants its pair in the Secret.
+    let pfx = include_str!("../../../tests/shape/pfx/rsa-openssl.b64").replace('\n', "");
+    let certificate =
+        ObjectVersion { content_type: Some("application/x-pkcs12".into()), ..ObjectVersion::default() };
+    vault.handle().set_secret("pfx", "v1", &pfx, certificate);
     for (name, value) in [
         ("opaque", "anything"),
         ("docker", r#"{"auths":{}}"#),
@@ -181,13 +190,16 @@ async fn every_type(cluster: Rc<Cluster>) -> Result<String> {
   - secretName: tls
     type: kubernetes.io/tls
     data: [{objectName: bundle, key: tls.crt}, {objectName: bundle, key: tls.key}]
+  - secretName: certificate
+    type: kubernetes.io/tls
+    data: [{objectName: pfx, key: tls.crt}, {objectName: pfx, key: tls.key}]
   - {secretName: docker, type: kubernetes.io/dockerconfigjson, data: [{objectName: docker, key: .dockerconfigjson}]}
   - secretName: basic
     type: kubernetes.io/basic-auth
     data: [{objectName: user, key: username}, {objectName: password, key: password}]
   - {secretName: ssh, type: kubernetes.io/ssh-auth, data: [{objectName: ssh, key: ssh-privatekey}]}
 ";
-    let names = ["bundle", "opaque", "docker", "user", "password", "ssh"];
+    let names = ["bundle", "pfx", "opaque", "docker", "user", "password", "ssh"];
     let class = class_with("types", "c", &machine(&vault.name), &entries(&names), objects);
     cluster.kubectl.apply(&(class + &pod("types", "holder", "c"))).await?;
     cluster.running("types", "holder").await?;
@@ -195,6 +207,8 @@ async fn every_type(cluster: Rc<Cluster>) -> Result<String> {
         ("opaque", "Opaque", "any", "anything"),
         ("tls", "kubernetes.io/tls", "tls.crt", "-----BEGIN CERTIFICATE-----"),
         ("tls", "kubernetes.io/tls", "tls.key", "-----BEGIN EC PRIVATE KEY-----"),
+        ("certificate", "kubernetes.io/tls", "tls.crt", "-----BEGIN CERTIFICATE-----"),
+        ("certificate", "kubernetes.io/tls", "tls.key", "-----BEGIN RSA PRIVATE KEY-----"),
         ("docker", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", "{"),
         ("basic", "kubernetes.io/basic-auth", "password", "p w"),
         ("ssh", "kubernetes.io/ssh-auth", "ssh-privatekey", "-----BEGIN OPENSSH"),
@@ -204,6 +218,16 @@ async fn every_type(cluster: Rc<Cluster>) -> Result<String> {
         let found = cluster.kubectl.json(&["get", "secret", name, "-n", "types"]).await?;
         ensure!(found["type"] == kind, "{name} is of type {}", found["type"]);
     }
+    // The pair fits, leaf first: a TLS server takes it.
+    let (chain, key) = (
+        cluster.secret("types", "certificate", "tls.crt").await?,
+        cluster.secret("types", "certificate", "tls.key").await?,
+    );
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain).collect::<Result<_, _>>()?;
+    rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(&key)?)?;
     Ok(String::new())
 }
 

@@ -41,6 +41,11 @@ pub(super) fn plan(settings: &Settings, call: &Call) -> (Plan<Azure>, Vec<Proble
         let what = "clientId is read as clientID by keyferry alone: write clientID";
         plan.warnings.push(Warning::new(Rule::Spelling, what, Spot::field("clientId")));
     }
+    if mode == Flagged::None && !annotated && client_id(call).is_empty() {
+        let what = "no identity is named, so each pod has to bring a Secret with clientid and clientsecret in nodePublishSecretRef; \
+                    the other ways are clientID, useVMManagedIdentity and useAzureTokenProxy";
+        plan.warnings.push(Warning::new(Rule::Identity, what, Spot::default()));
+    }
     for entry in &entries::entries(call, &mut problems) {
         entries::entry(&mut plan, settings, entry, &mut problems);
     }

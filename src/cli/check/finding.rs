@@ -66,6 +66,7 @@ pub(super) fn of_warning(rule: Rule) -> &'static str {
         Rule::UnknownField => "class/unknown-entry-field",
         Rule::Unreadable => "class/unreadable-file",
         Rule::Spelling => "class/spelling",
+        Rule::Identity => "class/identity",
         Rule::Other => "class/odd",
     }
 }
