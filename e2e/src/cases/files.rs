@@ -12,7 +12,7 @@ use super::{Case, With, case};
 use crate::cluster::process::until;
 use crate::cluster::{Cluster, LONG};
 use crate::standins::azure::TENANT;
-use crate::standins::azure::content::{Denial, Identity};
+use crate::standins::azure::content::{Denial, Identity, Kind};
 
 const PRINCIPAL: &str = "77777777-7777-4777-8777-777777777777";
 const OTHER: &str = "33333333-3333-4333-8333-333333333333";
@@ -31,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("the_event_names_a_missing_object_and_its_cure", With::Others, missing_object),
         case("the_event_names_a_denied_object_and_its_cure", With::Others, denied_object),
         case("an_unchanged_secret_is_not_written_again", With::Others, unchanged),
+        case("an_optional_object_comes_and_goes", With::Others, optional),
         case("a_deleted_pod_leaves_nothing", With::Others, unmount),
     ]
 }
@@ -118,6 +119,31 @@ async fn unchanged(cluster: Rc<Cluster>) -> Result<String> {
         Ok(())
     })
     .await?;
+    Ok(String::new())
+}
+
+/// Tracker T08: a missing optional object stops no pod; its file follows the object, also away again.
+async fn optional(cluster: Rc<Cluster>) -> Result<String> {
+    let vault = cluster.vault();
+    cluster.namespace("optional").await?;
+    let parameters = machine(&vault.name) + "maxAge: 1s\n";
+    let objects = "array:\n  - |\n    objectName: a\n    objectType: secret\n    optional: true\n";
+    let class = class_with("optional", "c", &parameters, objects, "");
+    cluster.kubectl.apply(&(class + &pod("optional", "web", "c"))).await?;
+    cluster.running("optional", "web").await?;
+    let listed = async |want: &str| {
+        until(LONG, want, async || {
+            let listed = cluster.exec("optional", "web", &["ls", MOUNT]).await?;
+            ensure!(listed == want, "{listed:?}");
+            Ok(())
+        })
+        .await
+    };
+    listed("").await?;
+    vault.secret("a", "v1", "here");
+    listed("a\n").await?;
+    vault.handle().delete(Kind::Secrets, "a");
+    listed("").await?;
     Ok(String::new())
 }
 

@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("a_pod_waits_for_its_store_and_starts", With::Others, waits),
         case("a_running_pod_keeps_its_files_through_an_outage", With::Others, keeps),
+        case("a_pod_starts_with_the_last_good_value", With::Nobody, last_good),
         case("a_provider_with_a_passing_code_leaves_a_volume_empty", With::Nobody, hazard),
         case("no_pod_runs_on_an_empty_volume_in_100_starts", With::Nobody, never_empty),
     ]
@@ -74,6 +75,27 @@ async fn keeps(cluster: Rc<Cluster>) -> Result<String> {
     })
     .await?;
     Ok(String::new())
+}
+
+/// Tracker T12, with both switches on: the sibling of a running pod starts while the store is down.
+async fn last_good(cluster: Rc<Cluster>) -> Result<String> {
+    cluster.install(&[r#"limits.lastGoodMaxAge="30m""#]).await?;
+    let vault = cluster.vault();
+    vault.secret("a", "v1", "good");
+    cluster.namespace("last-good").await?;
+    let parameters = machine(&vault.name) + "lastGoodMaxAge: 10m\n";
+    let class = class_with("last-good", "c", &parameters, &entries(&["a"]), "");
+    cluster.kubectl.apply(&(class + &pod("last-good", "first", "c"))).await?;
+    cluster.running("last-good", "first").await?;
+    cluster.azure.fault(Fault { times: None, ..Fault::status(503).host(&vault.host()) });
+    let start = Instant::now();
+    cluster.kubectl.apply(&pod("last-good", "second", "c")).await?;
+    cluster.running("last-good", "second").await?;
+    let took = start.elapsed();
+    ensure!(cluster.exec("last-good", "second", &["cat", &format!("{MOUNT}/a")]).await? == "good");
+    cluster.azure.clear_faults_of(&vault.host());
+    cluster.install(&[]).await?;
+    Ok(format!("runs {:.1} s after it was made", took.as_secs_f64()))
 }
 
 /// The hazard itself, with a provider that answers RESOURCE_EXHAUSTED once: the container that looks at its file finds none. So

@@ -172,8 +172,11 @@ async fn every_type(cluster: Rc<Cluster>) -> Result<String> {
     vault.secret("bundle", "v1", &(key.serialize_pem() + &certificate.pem()));
     // A certificate of Key Vault: the PFX comes as base64, and tracker T09 wants its pair in the Secret.
     let pfx = include_str!("../../../tests/shape/pfx/rsa-openssl.b64").replace('\n', "");
-    let certificate =
-        ObjectVersion { content_type: Some("application/x-pkcs12".into()), ..ObjectVersion::default() };
+    let certificate = ObjectVersion {
+        content_type: Some("application/x-pkcs12".into()),
+        kid: Some(format!("https://{}/keys/pfx/v1", vault.host())),
+        ..ObjectVersion::default()
+    };
     vault.handle().set_secret("pfx", "v1", &pfx, certificate);
     for (name, value) in [
         ("opaque", "anything"),
