@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 /// Cases at once, where they do not disturb each other: two cores, and pods that mostly wait.
 const AT_ONCE: usize = 4;
 /// Longest time of one case.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the cases whose name holds one of the filters, or all.
 pub(crate) async fn run(cluster: &Rc<Cluster>, filters: &[String]) -> Result<ExitCode> {

@@ -156,7 +156,7 @@ async fn never_empty(cluster: Rc<Cluster>) -> Result<String> {
     let start = Instant::now();
     cluster.kubectl.apply(&manifests).await?;
     let query = ["get", "pods", "-n", "never-empty", "-o", "jsonpath={.items[*].status.phase}"];
-    until(LONG * 2, "100 pods run", async || {
+    until(LONG * 3, "100 pods run", async || {
         let phases = cluster.kubectl.run(&query).await?;
         let count = |phase: &str| phases.split(' ').filter(|found| *found == phase).count();
         ensure!(count("Failed") == 0, "{} pods ran on an empty volume", count("Failed"));
