@@ -27,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("the_sync_controller_is_served", With::Others, sync_controller),
         case("an_operator_sees_volumes_and_forgets_values", With::Others, operator),
-        case("an_annotated_service_account_is_the_identity", With::Nobody, annotated),
+        case("t05_an_annotated_service_account_is_the_identity", With::Nobody, annotated),
         case("a_policy_refuses_and_names_its_rule", With::Nobody, policy),
     ]
 }

@@ -30,8 +30,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case("the_event_shows_every_mistake_of_a_class", With::Others, mistakes),
         case("the_event_names_a_missing_object_and_its_cure", With::Others, missing_object),
         case("the_event_names_a_denied_object_and_its_cure", With::Others, denied_object),
-        case("an_unchanged_secret_is_not_written_again", With::Others, unchanged),
-        case("an_optional_object_comes_and_goes", With::Others, optional),
+        case("t31_an_unchanged_secret_is_not_written_again", With::Others, unchanged),
+        case("t08_an_optional_object_comes_and_goes", With::Others, optional),
         case("a_deleted_pod_leaves_nothing", With::Others, unmount),
     ]
 }

@@ -25,9 +25,9 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("a_pod_waits_for_its_store_and_starts", With::Others, waits),
         case("a_running_pod_keeps_its_files_through_an_outage", With::Others, keeps),
-        case("a_pod_starts_with_the_last_good_value", With::Nobody, last_good),
+        case("t12_a_pod_starts_with_the_last_good_value", With::Nobody, last_good),
         case("a_provider_with_a_passing_code_leaves_a_volume_empty", With::Nobody, hazard),
-        case("no_pod_runs_on_an_empty_volume_in_100_starts", With::Nobody, never_empty),
+        case("t32_no_pod_runs_on_an_empty_volume_in_100_starts", With::Nobody, never_empty),
     ]
 }
 

@@ -29,11 +29,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case("keyferry_comes_after_the_pod", With::Nobody, absent),
         case("an_upgrade_leaves_no_gap_and_no_failed_mount", With::Nobody, upgrade),
         case("a_restarted_driver_goes_on_with_what_is_mounted", With::Nobody, driver_restarted),
-        case("the_old_driver_mounts_and_rotates", With::Nobody, old_driver),
+        case("t33_the_old_driver_mounts_and_rotates", With::Nobody, old_driver),
         case("a_vendors_provider_is_exchanged_and_comes_back", With::Nobody, exchange),
-        case("a_dead_socket_of_a_predecessor_is_replaced", With::Nobody, dead_socket),
+        case("t47_a_dead_socket_of_a_predecessor_is_replaced", With::Nobody, dead_socket),
         case("keyferry_runs_without_root_where_the_directories_are_its_own", With::Nobody, without_root),
-        case("a_node_with_taints_has_its_secrets", With::Nobody, tainted),
+        case("t48_a_node_with_taints_has_its_secrets", With::Nobody, tainted),
     ]
 }
 
