@@ -48,6 +48,7 @@ pub(super) enum Command {
 
 /// Settings of the stores.
 #[derive(Debug, Clone, Group)]
+#[command(next_help_heading = "Stores")]
 pub(super) struct Stores {
     /// Root of the local store; without it that store is off
     #[arg(long, value_name = "DIR", env = "KEYFERRY_LOCAL_ROOT")]
@@ -93,6 +94,7 @@ pub(super) struct Stores {
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Group)]
+#[command(next_help_heading = "Ages, tries and limits")]
 pub(super) struct Engine {
     /// Age a value may have in a first mount; 0 switches caching off for them
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = age)]
