@@ -189,7 +189,8 @@ impl Random {
         self.0 % end
     }
 
-    /// Trouble for the first requests: more of them than one mount makes, so that mounts fail.
+    /// Trouble for the first requests: more of them than one mount makes, so that mounts fail. Of refusals fewer, as each ends a
+    /// mount, and the kubelet waits twice as long after each.
     fn fault(&mut self) -> Fault {
         let times = u32::try_from(self.below(9)).unwrap_or(0) + 1;
         let fault = match self.below(9) {
@@ -197,8 +198,8 @@ impl Random {
             1 => Fault::status(500),
             2 => Fault::status(502),
             3 => Fault::status(503),
-            4 => Fault::status(403),
-            5 => Fault::status(404),
+            4 => return Fault::status(403).times(times.min(4)),
+            5 => return Fault::status(404).times(times.min(4)),
             6 => Fault::how(How::Close),
             7 => Fault::how(How::BrokenJson),
             _ => Fault::how(How::Cut),
