@@ -55,15 +55,15 @@ impl Cluster {
     pub(crate) async fn start(parts: &Parts, binaries: Binaries) -> Result<Self> {
         let mut clock = Clock::start();
         let azure = start_azure().await?;
-        let control_plane = ControlPlane::start(&binaries, &parts.logs).await?;
+        let control_plane = ControlPlane::start(&binaries, &parts.logs);
+        let node = Node::start(&binaries, &parts.logs, &parts.image);
+        let (control_plane, mut node) = tokio::try_join!(control_plane, node)?;
         let kubectl = Kubectl::new(&binaries);
-        clock.step("API server");
+        clock.step("API server, containerd, images");
         prepare(&kubectl, &binaries).await?;
         clock.step("resources of the driver");
-        let node = Node::start(&binaries, &parts.logs).await?;
+        node.join(&binaries, &parts.logs).await?;
         clock.step("node Ready");
-        node.import(&parts.image).await?;
-        clock.step("image imported");
         let driver = Driver::start(&binaries, &parts.logs, &Settings::default()).await?;
         clock.step("driver registered");
         Ok(Self {

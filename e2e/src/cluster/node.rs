@@ -17,13 +17,15 @@ const START: Duration = Duration::from_secs(60);
 /// The processes.
 pub(crate) struct Node {
     _containerd: Process,
-    kubelet: Process,
+    kubelet: Option<Process>,
     ctr: PathBuf,
+    /// `PATH` of kubelet and containerd: where runc is.
+    path: String,
 }
 
 impl Node {
-    /// Starts the node and waits until it is Ready.
-    pub(crate) async fn start(binaries: &Binaries, logs: &Path) -> Result<Self> {
+    /// Starts what needs no API server: containerd, with the images of the cases and `image`.
+    pub(crate) async fn start(binaries: &Binaries, logs: &Path, image: &Path) -> Result<Self> {
         let folders = [binaries.debian("usr/bin"), binaries.debian("usr/sbin")];
         let inherited = std::env::var("PATH").unwrap_or_default();
         let path = folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(":");
@@ -38,19 +40,25 @@ impl Node {
             run_ctr(&ctr, &["version"]).await
         })
         .await?;
-        let mut node = Self { _containerd: containerd, kubelet: kubelet(binaries, logs, &path)?, ctr };
+        let node = Self { _containerd: containerd, kubelet: None, ctr, path };
         node.make_image(binaries, "docker.io/local/busybox:1", "sh").await?;
         node.make_image(binaries, "docker.io/local/pause:1", "sleep 2147483647").await?;
+        node.import(image).await?;
+        Ok(node)
+    }
+
+    /// Starts the kubelet and waits until the node is Ready.
+    pub(crate) async fn join(&mut self, binaries: &Binaries, logs: &Path) -> Result<()> {
+        let kubelet = self.kubelet.insert(kubelet(binaries, logs, &self.path)?);
         let kubectl = Kubectl::new(binaries);
         until(START, "node Ready", async || {
-            node.kubelet.check()?;
+            kubelet.check()?;
             let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
             let status = kubectl.run(&["get", "node", "n1", "-o", ready]).await?;
             ensure!(status == "True", "Ready is {status:?}");
             Ok(())
         })
-        .await?;
-        Ok(node)
+        .await
     }
 
     /// Makes an image of busybox that runs `command`.
