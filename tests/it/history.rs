@@ -178,13 +178,19 @@ fn azure_16_3_and_4_the_admin_listener_is_small_and_its_failure_is_told() {
     let end =
         line[at..].find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(line.len() - at);
     let address = &line[at..at + end];
-    for (path, status) in [("/healthz", "200"), ("/debug/pprof/", "404"), ("/debug/vars", "404")] {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
-    }
+        stream.read_to_string(&mut answer).map(|_| answer)
+    };
+    let asked = [("/healthz", "200"), ("/debug/pprof/", "404"), ("/debug/vars", "404")];
+    let answers = asked.map(|(path, status)| (path, status, ask(path)));
+    // Before anything is judged: a test that fails leaves no server behind.
     child.kill().unwrap();
     child.wait().unwrap();
+    for (path, status, answer) in answers {
+        let answer = answer.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
 }
